@@ -1,0 +1,1 @@
+"""Backends: how the model is computed, on which device, in which precision."""

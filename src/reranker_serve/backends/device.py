@@ -1,0 +1,86 @@
+"""Device, precision and memory policy as plain functions of facts: no torch in here."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from reranker_serve.errors import ModelError
+
+DType = Literal["float32", "bfloat16", "float16"]
+
+# Beyond this, activations leave the caches and a batch only makes others wait.
+CPU_BATCH_TOKENS = 4096
+
+# Apple's memory is shared with everything else on the machine.
+MPS_MEMORY_FRACTION = 0.7
+MPS_PRESSURE = 0.8
+
+
+@dataclass(frozen=True, slots=True)
+class Machine:
+    """What this machine has; filled in by `backends/torch.py`."""
+
+    cuda_devices: int
+    mps: bool
+    cpu_bfloat16: bool
+
+
+def choose_device(requested: str | None, machine: Machine) -> str:
+    """The device to use: what was asked for if it is there, else CUDA, MPS, CPU in this order."""
+    if requested is None:
+        return "cuda:0" if machine.cuda_devices else "mps" if machine.mps else "cpu"
+    kind, _, index = requested.partition(":")
+    if kind == "cuda" and int(index or 0) >= machine.cuda_devices:
+        raise ModelError(
+            f"RERANKER_DEVICE={requested}, but torch sees {machine.cuda_devices} CUDA device(s) here:"
+            " set cpu, or leave it unset to detect one"
+        )
+    if kind == "mps" and not machine.mps:
+        raise ModelError("RERANKER_DEVICE=mps, but torch sees no Apple GPU here: set cpu, or leave it unset")
+    return f"cuda:{index or 0}" if kind == "cuda" else kind
+
+
+def choose_dtype(device: str, half_precision: bool, machine: Machine) -> DType:
+    """Half precision only where it is faster: emulated bfloat16 on a CPU is 6 times slower than float32.
+
+    On MPS always float32, for stability.
+    """
+    if half_precision and device.startswith("cuda"):
+        return "float16"
+    if half_precision and device == "cpu" and machine.cpu_bfloat16:
+        return "bfloat16"
+    return "float32"
+
+
+def environment_before_torch() -> dict[str, str]:
+    """Variables torch reads when it is loaded: operations that MPS lacks run on the CPU."""
+    return {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
+
+
+def under_mps_pressure(driver_allocated: int, recommended: int) -> bool:
+    """Whether cached blocks should go back to the system; both in bytes."""
+    return recommended > 0 and driver_allocated > MPS_PRESSURE * MPS_MEMORY_FRACTION * recommended
+
+
+def threads_per_worker(cores: int, workers: int) -> int:
+    return max(1, cores // workers)
+
+
+def available_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Cores this process may use: its affinity, narrowed by a container's CPU quota."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
+    try:
+        quota, period = quota_file.read_text().split()
+        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
+    except (OSError, ValueError):
+        return cores
+
+
+def apply_environment(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
+    """Those of `defaults` that are not set yet."""
+    return {name: value for name, value in defaults.items() if name not in environ}

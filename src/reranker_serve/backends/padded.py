@@ -1,0 +1,79 @@
+"""Padding: for models and devices that packing does not serve (DeBERTa, MPNet, MPS)."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from reranker_serve.types import EncodedItem, PooledReadout, Readout
+
+# A bucket closes where its shortest sequence would be more than half padding.
+_LEAST_FILL = 0.5
+
+
+class PaddedForward:
+    """Forward passes over buckets of items of like length: [items, readout.width] in float32."""
+
+    def __init__(self, model: Any, readout: Readout, bucket_tokens: int) -> None:
+        self._model = model
+        self._readout = readout
+        self._bucket_tokens = bucket_tokens
+        self._pad = model.config.pad_token_id or 0
+        takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
+        self._token_types = takes_types and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+
+    def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
+        rows: Tensor | None = None
+        for bucket in buckets([len(item) for item in items], self._bucket_tokens):
+            part = self._forward([items[i] for i in bucket])
+            if rows is None:
+                rows = torch.empty((len(items), part.shape[1]), device=part.device)
+            rows[bucket] = part
+        assert rows is not None
+        return rows
+
+    def _forward(self, items: Sequence[EncodedItem]) -> Tensor:
+        shape = (len(items), max(len(item) for item in items))
+        ids = torch.full(shape, self._pad, dtype=torch.long)
+        mask = torch.zeros(shape, dtype=torch.long)
+        types = torch.zeros(shape, dtype=torch.long)
+        for row, item in enumerate(items):
+            ids[row, : len(item)] = torch.from_numpy(item.ids.astype("int64"))
+            mask[row, : len(item)] = 1
+            types[row, item.second_segment : len(item)] = 1
+        inputs = {"input_ids": ids, "attention_mask": mask}
+        if self._token_types:
+            inputs["token_type_ids"] = types
+        output = self._model(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
+        if isinstance(self._readout, PooledReadout):
+            return _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
+        logits: Tensor = output.logits.float()
+        return logits
+
+
+def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:
+    """Positions grouped by like length, longest first; a group padded has at most `tokens` tokens."""
+    bucket: list[int] = []
+    for position in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        if bucket:
+            longest = lengths[bucket[0]]
+            if longest * (len(bucket) + 1) > tokens or lengths[position] < _LEAST_FILL * longest:
+                yield bucket
+                bucket = []
+        bucket.append(position)
+    if bucket:
+        yield bucket
+
+
+def _pool(hidden: Tensor, mask: Tensor, mode: str) -> Tensor:
+    """[items, length, hidden] padded on the right -> [items, hidden]."""
+    if mode == "cls":
+        return hidden[:, 0]
+    if mode == "last":
+        return hidden[torch.arange(len(hidden), device=hidden.device), mask.sum(1) - 1]
+    weights = mask[..., None].to(hidden.dtype)
+    return (hidden * weights).sum(1) / weights.sum(1)

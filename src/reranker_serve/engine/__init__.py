@@ -1,0 +1,1 @@
+"""The engine: jobs, the pure scheduler that orders them, and the thread that owns the model."""

@@ -1,0 +1,152 @@
+"""The thread that owns the model: it pulls a batch whenever the model is free.
+
+Never polls and never waits for a batch to fill: under load batches are full because work
+piled up while the model was busy; idle, a request starts at once.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+
+from reranker_serve.engine.job import Job, JobResult, Unit
+from reranker_serve.engine.scheduler import Scheduler
+from reranker_serve.errors import BackendError, BackendLost, InferenceFailed, NotReady
+from reranker_serve.types import Backend, EncodedItem
+
+logger = logging.getLogger(__name__)
+
+BatchObserver = Callable[[int, float], None]
+
+
+class Engine:
+    """Runs a backend over everything submitted. Thread-safe.
+
+    `on_batch(tokens, seconds)` is called on the model thread after each forward pass.
+    """
+
+    def __init__(
+        self, backend: Backend, scheduler: Scheduler, token_budget: int, on_batch: BatchObserver | None = None
+    ) -> None:
+        self._backend = backend
+        self._scheduler = scheduler
+        self._budget = token_budget
+        self._on_batch = on_batch
+        self._changed = threading.Condition()
+        self._closing = False
+        self._death: str | None = None
+        self._thread = threading.Thread(target=self._run, name="model", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    @property
+    def death(self) -> str | None:
+        """Why the model thread died, or None while it lives."""
+        return self._death
+
+    @property
+    def queued_tokens(self) -> int:
+        return self._scheduler.queued_tokens
+
+    def submit(self, items: Sequence[EncodedItem]) -> Future[JobResult]:
+        """Admit all items of a request or refuse them all.
+
+        Cancelling the future drops whatever is not computed yet. Raises `Overloaded`,
+        `RequestTooLarge` or `NotReady`; a failure while computing is in the future.
+        """
+        job = Job(items, time.perf_counter())
+        with self._changed:
+            self._check_open()
+            self._scheduler.admit(job)
+            self._changed.notify()
+        job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
+        return job.future
+
+    def close(self, timeout: float | None = None) -> None:
+        """Refuse new work, finish what was admitted, and stop the thread."""
+        with self._changed:
+            self._closing = True
+            self._changed.notify()
+        if self._thread.is_alive():
+            self._thread.join(timeout)
+
+    def _check_open(self) -> None:
+        if self._death is not None:
+            raise NotReady(self._death, retry_after=30)
+        if self._closing:
+            raise NotReady("the server is shutting down", retry_after=5)
+
+    def _forget(self, job: Job) -> None:
+        with self._changed:
+            self._scheduler.drop(job)
+
+    # --- on the model thread ---
+
+    def _run(self) -> None:
+        batch: list[Unit] = []
+        try:
+            while batch := self._pull():
+                self._compute(batch)
+        except BaseException as error:  # the thread's last word: nobody may wait for it for ever
+            self._die(error, batch)
+
+    def _pull(self) -> list[Unit]:
+        """Wait for work; an empty list means: closed and drained."""
+        with self._changed:
+            while not (batch := self._scheduler.next_batch(self._budget)):
+                if self._closing:
+                    return []
+                self._changed.wait()
+            return batch
+
+    def _compute(self, batch: list[Unit]) -> None:
+        """Compute a batch. If it fails, halve it until exactly the items at fault fail."""
+        batch = [unit for unit in batch if not unit.job.settled]
+        if not batch:
+            return
+        start = time.perf_counter()
+        for unit in batch:
+            unit.job.started(start)
+        try:
+            rows = self._backend.forward([unit.item for unit in batch])
+            if len(rows) != len(batch):
+                raise BackendError(f"the backend returned {len(rows)} rows for {len(batch)} items")
+        except BackendLost:
+            raise
+        except Exception as error:  # whatever a model may raise concerns these items alone
+            self._split(batch, error)
+            return
+        now = time.perf_counter()
+        self._account(sum(len(unit.item) for unit in batch), now - start)
+        for unit, row in zip(batch, rows, strict=True):
+            unit.job.deliver(unit.position, row, now)
+
+    def _split(self, batch: list[Unit], error: Exception) -> None:
+        if len(batch) > 1:
+            half = len(batch) // 2
+            self._compute(batch[:half])
+            self._compute(batch[half:])
+            return
+        job = batch[0].job
+        logger.error("inference failed: %s", error, exc_info=error)
+        self._forget(job)
+        job.fail(InferenceFailed(f"the model failed on this request: {type(error).__name__}"))
+
+    def _account(self, tokens: int, seconds: float) -> None:
+        with self._changed:
+            self._scheduler.completed(tokens, seconds)
+        if self._on_batch is not None:
+            self._on_batch(tokens, seconds)
+
+    def _die(self, error: BaseException, batch: list[Unit]) -> None:
+        message = f"the model thread died: {type(error).__name__}: {error}"
+        logger.critical("%s", message, exc_info=error)
+        with self._changed:
+            self._death = message
+            waiting = self._scheduler.clear()
+        for job in [*waiting, *(unit.job for unit in batch)]:
+            job.fail(NotReady(message, retry_after=30))

@@ -1,0 +1,98 @@
+"""A request on its way through the engine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import Future
+from dataclasses import dataclass
+
+import numpy as np
+
+from reranker_serve.types import EncodedItem, FloatArray
+
+
+@dataclass(frozen=True, slots=True)
+class JobResult:
+    """`outputs` is [items, width] in the order submitted; times in seconds."""
+
+    outputs: FloatArray
+    queue_seconds: float
+    inference_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Unit:
+    """The smallest piece of work: one item of one job."""
+
+    job: Job
+    position: int
+
+    @property
+    def item(self) -> EncodedItem:
+        return self.job.items[self.position]
+
+
+class Job:
+    """The items of one request, which of them are still to be computed, and the promise.
+
+    Times are seconds of one monotonic clock. The longest items go first, so that a batch
+    holds items of like length and the last one is small.
+    """
+
+    def __init__(self, items: Sequence[EncodedItem], submitted_at: float) -> None:
+        self.items = tuple(items)
+        self.future: Future[JobResult] = Future()
+        self.waiting_tokens = sum(len(item) for item in self.items)
+        self._submitted_at = submitted_at
+        self._started_at: float | None = None
+        # Popped from the end: shortest first in this list, longest first out of it.
+        self._waiting = sorted(range(len(self.items)), key=lambda i: (len(self.items[i]), -i))
+        self._outputs: FloatArray | None = None
+        self._missing = len(self.items)
+
+    @property
+    def settled(self) -> bool:
+        """True once the caller has an answer, an error, or has gone away."""
+        return self.future.done()
+
+    @property
+    def has_waiting(self) -> bool:
+        return bool(self._waiting)
+
+    def take(self, turn: int, room: float) -> tuple[list[Unit], int]:
+        """Hand out waiting items up to `turn` tokens, and in any case one if it fits `room`.
+
+        Returns the units and their tokens.
+        """
+        units: list[Unit] = []
+        taken = 0
+        while self._waiting:
+            cost = len(self.items[self._waiting[-1]])
+            if taken + cost > turn and (units or cost > room):
+                break
+            units.append(Unit(self, self._waiting.pop()))
+            taken += cost
+        self.waiting_tokens -= taken
+        return units, taken
+
+    def started(self, now: float) -> None:
+        if self._started_at is None:
+            self._started_at = now
+
+    def deliver(self, position: int, row: FloatArray, now: float) -> None:
+        """Store one item's numbers; the last one resolves the promise."""
+        if self.settled:
+            return
+        if self._outputs is None:
+            self._outputs = np.empty((len(self.items), len(row)), dtype=np.float32)
+        self._outputs[position] = row
+        self._missing -= 1
+        if self._missing == 0:
+            assert self._started_at is not None
+            result = JobResult(self._outputs, self._started_at - self._submitted_at, now - self._started_at)
+            if self.future.set_running_or_notify_cancel():
+                self.future.set_result(result)
+
+    def fail(self, error: Exception) -> None:
+        if not self.settled and self.future.set_running_or_notify_cancel():
+            self.future.set_exception(error)

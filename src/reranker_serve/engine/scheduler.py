@@ -1,0 +1,93 @@
+"""Which items go into the next forward pass. Pure: no thread, no clock, no tensor.
+
+Requests take turns. A turn hands out at most `turn_tokens` tokens of one request (at least
+one item), then the request goes to the back of the line; turns go on until the batch's token
+budget is full. So a request of 10 documents never waits behind one of 1,000, and a request
+alone gets whole batches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+
+from reranker_serve.engine.job import Job, Unit
+from reranker_serve.errors import Overloaded, RequestTooLarge
+
+_RATE_SMOOTHING = 0.2
+_LONGEST_RETRY_S = 600
+
+
+class Scheduler:
+    """The waiting line. Not thread-safe: the engine calls it under its lock."""
+
+    def __init__(self, max_queue_tokens: int, turn_tokens: int) -> None:
+        self._max_queue_tokens = max_queue_tokens
+        self._turn_tokens = turn_tokens
+        self._line: OrderedDict[int, Job] = OrderedDict()
+        self._tokens_per_second: float | None = None
+        self.queued_tokens = 0
+
+    def admit(self, job: Job) -> None:
+        """Take the whole job or refuse it, by its cost in tokens.
+
+        Raises `RequestTooLarge` if it can never fit, `Overloaded` if it does not fit now.
+        """
+        cost, limit = job.waiting_tokens, self._max_queue_tokens
+        if cost > limit:
+            raise RequestTooLarge(
+                f"the request has {cost} tokens, the queue holds at most {limit}: send fewer documents at a time"
+            )
+        excess = self.queued_tokens + cost - limit
+        if excess > 0:
+            retry_after = self._seconds_to_drain(excess)
+            raise Overloaded(
+                f"the server is overloaded: {self.queued_tokens} of {limit} queue tokens are taken;"
+                f" retry in {retry_after} s",
+                retry_after,
+            )
+        self._line[id(job)] = job
+        self.queued_tokens += cost
+
+    def drop(self, job: Job) -> None:
+        """Forget a job's waiting items (its caller went away or has an error); idempotent."""
+        if self._line.pop(id(job), None) is not None:
+            self.queued_tokens -= job.waiting_tokens
+
+    def next_batch(self, budget: int) -> list[Unit]:
+        """Up to `budget` tokens of work, in turns; one item may exceed it. Empty if idle."""
+        batch: list[Unit] = []
+        room = budget
+        while self._line:
+            job = next(iter(self._line.values()))
+            units, taken = job.take(min(self._turn_tokens, room), room if batch else math.inf)
+            if not units:
+                break
+            batch += units
+            room -= taken
+            self.queued_tokens -= taken
+            if job.has_waiting:
+                self._line.move_to_end(id(job))
+            else:
+                del self._line[id(job)]
+        return batch
+
+    def completed(self, tokens: int, seconds: float) -> None:
+        """Learn the drain rate from a finished batch."""
+        if seconds <= 0:
+            return
+        rate = tokens / seconds
+        known = self._tokens_per_second
+        self._tokens_per_second = rate if known is None else known + _RATE_SMOOTHING * (rate - known)
+
+    def clear(self) -> list[Job]:
+        """Empty the line and return the jobs that were in it."""
+        jobs = list(self._line.values())
+        self._line.clear()
+        self.queued_tokens = 0
+        return jobs
+
+    def _seconds_to_drain(self, tokens: int) -> int:
+        if not self._tokens_per_second:
+            return 1
+        return min(_LONGEST_RETRY_S, max(1, math.ceil(tokens / self._tokens_per_second)))

@@ -1,0 +1,1 @@
+"""Model families: how a request becomes token sequences and numbers become scores."""

@@ -1,0 +1,133 @@
+"""Embedding models as rerankers: query and documents encoded once each, compared by cosine.
+
+Reads the ordinary sentence-transformers folder: `modules.json` lists a Transformer, a Pooling
+and perhaps a Normalize; the prompts are in `config_sentence_transformers.json`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import numpy as np
+
+from reranker_serve.errors import ModelError
+from reranker_serve.families.tokenizer import TextEncoder, join
+from reranker_serve.types import Encoded, FloatArray, PooledReadout
+
+PoolingMode = Literal["cls", "mean", "last"]
+
+# The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
+_POOLING: dict[str, PoolingMode] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_POOLING_FLAG = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
+# Where sentence-transformers looks for each side's prompt, in this order.
+_QUERY_PROMPTS = ("query",)
+_DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingConfig:
+    """What a sentence-transformers folder declares about itself."""
+
+    pooling: PoolingMode
+    query_prompt: str
+    document_prompt: str
+    lowercase: bool
+    max_length: int | None
+
+
+class BiEncoder:
+    """Raw score = cosine of query and document; relevance = the cosine clipped at 0."""
+
+    name = "bi_encoder"
+    score_scale = "relevance_score = cosine similarity clipped at 0, 0 to 1; raw score = the cosine, -1 to 1"
+    takes_instruction = False
+
+    def __init__(self, encoder: TextEncoder, config: EmbeddingConfig, width: int, max_length: int) -> None:
+        self._encoder = encoder
+        self._config = config
+        self.readout = PooledReadout(config.pooling, width)
+        self.max_length_bounds = (encoder.single.overhead + 1, max_length)
+
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None
+    ) -> Encoded:
+        """The query's item first, then one a document."""
+        template = self._encoder.single
+        budget = max_length - template.overhead
+        texts = [self._config.query_prompt + query, *(self._config.document_prompt + text for text in documents)]
+        if self._config.lowercase:
+            texts = [text.lower() for text in texts]
+        encoded = self._encoder.encode(texts, budget)
+        items = tuple(join(template, ids[:budget]) for ids in encoded)
+        return Encoded(items, tuple(len(ids) > budget for ids in encoded[1:]))
+
+    def combine(self, outputs: FloatArray) -> FloatArray:
+        vectors = outputs.astype(np.float64)
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit = vectors / np.maximum(norms, 1e-12)
+        cosine: FloatArray = (unit[1:] @ unit[0]).astype(np.float32)
+        return cosine
+
+    def activate(self, raw: FloatArray) -> FloatArray:
+        # Rounding can carry the cosine of equal vectors past 1.
+        return np.clip(raw, 0.0, 1.0)
+
+
+def read_embedding_config(folder: Path) -> EmbeddingConfig:
+    """Read `modules.json` and what it points to. Raises `ModelError` on a part we do not have."""
+    modules = cast(list[dict[str, Any]], _read(folder / "modules.json", []))
+    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
+        raise ModelError(
+            f"{folder}: the modules {', '.join(kinds) or '(none)'} are not supported;"
+            " an embedding model may have Transformer, Pooling and Normalize"
+        )
+    pooling = _read(folder / str(modules[1].get("path", "")) / "config.json", {})
+    declared = _read(folder / "config_sentence_transformers.json", {})
+    tokenizer = _read(folder / "tokenizer_config.json", {})
+    transformer = _read(folder / str(modules[0].get("path", "")) / "sentence_bert_config.json", {})
+    prompts = declared.get("prompts") or {}
+    default = prompts.get(declared.get("default_prompt_name"), "")
+    query_prompt = _first(prompts, _QUERY_PROMPTS, default)
+    document_prompt = _first(prompts, _DOCUMENT_PROMPTS, default)
+    if pooling.get("include_prompt") is False and (query_prompt or document_prompt):
+        raise ModelError(f"{folder}: a prompt that is left out of pooling (include_prompt: false) is not supported")
+    return EmbeddingConfig(
+        pooling=_pooling_mode(folder, pooling),
+        query_prompt=query_prompt,
+        document_prompt=document_prompt,
+        lowercase=bool(transformer.get("do_lower_case")),
+        max_length=transformer.get("max_seq_length") or tokenizer.get("model_max_length"),
+    )
+
+
+def _pooling_mode(folder: Path, config: dict[str, Any]) -> PoolingMode:
+    declared = config.get("pooling_mode")
+    if declared is None:
+        flags = [mode for flag, mode in _POOLING_FLAG.items() if config.get(flag)]
+        declared = flags[0] if len(flags) == 1 else flags
+    if not isinstance(declared, str) or declared not in _POOLING:
+        raise ModelError(f"{folder}: pooling {declared} is not supported; supported are {', '.join(_POOLING)}")
+    return _POOLING[declared]
+
+
+def _first(prompts: dict[str, str], names: Sequence[str], default: str) -> str:
+    return next((prompts[name] for name in names if name in prompts), default) or ""
+
+
+def _read(path: Path, default: Any) -> Any:
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None

@@ -1,0 +1,61 @@
+"""Encoder classifiers: query and document in one sequence, one logit (bge, MiniLM, gte, ...)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from reranker_serve.families.tokenizer import TextEncoder, join
+from reranker_serve.types import ClassifierReadout, Encoded, FloatArray
+
+
+class CrossEncoder:
+    """Raw score = the classifier's logit; relevance = its sigmoid, applied once, here."""
+
+    name = "cross_encoder"
+    readout = ClassifierReadout()
+    score_scale = "relevance_score = sigmoid(logit), 0 to 1; raw score = the logit"
+    takes_instruction = False
+
+    def __init__(self, encoder: TextEncoder, max_length: int) -> None:
+        self._encoder = encoder
+        self.max_length_bounds = (encoder.pair.overhead + 2, max_length)
+
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None
+    ) -> Encoded:
+        """One item a document; see `split_budget` for what is cut when a pair is too long."""
+        template = self._encoder.pair
+        budget = max_length - template.overhead
+        query_ids, *document_ids = self._encoder.encode([query, *documents], budget)
+        items, truncated = [], []
+        for ids in document_ids:
+            keep_query, keep_document = split_budget(len(query_ids), len(ids), budget)
+            items.append(join(template, query_ids[:keep_query], ids[:keep_document]))
+            truncated.append(keep_document < len(ids))
+        return Encoded(tuple(items), tuple(truncated))
+
+    def combine(self, outputs: FloatArray) -> FloatArray:
+        return outputs[:, 0]
+
+    def activate(self, raw: FloatArray) -> FloatArray:
+        with np.errstate(over="ignore"):
+            return (1.0 / (1.0 + np.exp(-raw.astype(np.float64)))).astype(np.float32)
+
+
+def split_budget(query: int, document: int, budget: int) -> tuple[int, int]:
+    """Tokens that query and document keep of `budget`: all if they fit, else half each.
+
+    What one side does not need goes to the other; an odd token goes to the longer side.
+    The same as `longest_first` truncation in the tokenizers library, which the published
+    scores were made with.
+    """
+    if query + document <= budget:
+        return query, document
+    half = budget // 2
+    if document <= half:
+        return budget - document, document
+    if query <= half:
+        return query, budget - query
+    return (budget - half, half) if query > document else (half, budget - half)

@@ -1,0 +1,161 @@
+"""Text to token ids, treating all text as data.
+
+Queries and documents come from strangers: `</s>` or `[SEP]` inside one must not end a
+sequence. So text is encoded by a copy of the checkpoint's tokenizer that knows no control
+tokens, and the ids of the template (`<s> ... </s></s> ... </s>`) are put around it here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from reranker_serve.errors import ModelError
+from reranker_serve.types import EncodedItem, TokenArray
+
+# Text is first cut to this many characters a token: tokenizing 10 MB to keep 500 tokens would
+# be a way to stop the server. Where that yields too few tokens the slice grows.
+_CHARACTERS_PER_TOKEN = 32
+# Ids close to the end of a slice may depend on the text behind it.
+_EDGE_TOKENS = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """Ids around the texts of one sequence: `head first middle second tail`, and where type 1 begins."""
+
+    head: tuple[int, ...]
+    middle: tuple[int, ...]
+    tail: tuple[int, ...]
+    second_type_from_middle: bool = False
+
+    @property
+    def overhead(self) -> int:
+        return len(self.head) + len(self.middle) + len(self.tail)
+
+
+class TextEncoder:
+    """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads."""
+
+    def __init__(self, folder: Path) -> None:
+        full = _load(folder)
+        self._plain = without_control_tokens(full)
+        self.single = _single_template(full)
+        self.pair = _pair_template(full)
+
+    def encode(self, texts: Sequence[str], limit: int) -> list[TokenArray]:
+        """Ids of each text without template, [length]; of a long text at least `limit + 1`.
+
+        More than `limit` ids tell the caller that the text is longer than it may keep.
+        """
+        size = (limit + 1) * _CHARACTERS_PER_TOKEN
+        encoded = [self._ids(encoding.ids) for encoding in self._batch([text[:size] for text in texts])]
+        for index, text in enumerate(texts):
+            width = size
+            while width < len(text) and len(encoded[index]) <= limit + _EDGE_TOKENS:
+                width *= 2
+                encoded[index] = self._ids(self._batch([text[:width]])[0].ids)
+        return encoded
+
+    def _batch(self, texts: list[str]) -> list[Any]:
+        return list(self._plain.encode_batch_fast(texts, add_special_tokens=False))
+
+    @staticmethod
+    def _ids(ids: list[int]) -> TokenArray:
+        return np.array(ids, dtype=np.int32)
+
+
+def join(template: Template, first: TokenArray, second: TokenArray | None = None) -> EncodedItem:
+    """Put the template around one or two texts."""
+    head, middle, tail = (np.array(part, dtype=np.int32) for part in (template.head, template.middle, template.tail))
+    if second is None:
+        ids = np.concatenate([head, first, tail])
+        return EncodedItem(ids, len(ids))
+    ids = np.concatenate([head, first, middle, second, tail])
+    boundary = len(head) + len(first) + len(middle)
+    return EncodedItem(ids, boundary if template.second_type_from_middle else len(ids))
+
+
+def without_control_tokens(full: Tokenizer) -> Tokenizer:
+    """A copy that encodes every control token's spelling as the plain characters it is.
+
+    Added tokens made of whitespace alone stay: they are how ModernBERT spells indentation.
+    """
+    description = json.loads(full.to_str())
+    added = description.get("added_tokens") or []
+    control = [token for token in added if token["content"].replace("\u2581", " ").strip()]
+    description["added_tokens"] = [token for token in added if token not in control]
+    description.update(post_processor=None, truncation=None, padding=None)
+    _hide(description["model"], {token["id"]: token["content"] for token in control})
+    return Tokenizer.from_str(json.dumps(description))
+
+
+def _hide(model: dict[str, Any], control: dict[int, str]) -> None:
+    """Respell control tokens in the vocabulary so that no text can match them.
+
+    A Unigram vocabulary holds `</s>` as an ordinary piece, with a score that beats its
+    characters. Every pre-tokenizer in use removes or replaces the blank, so a piece that
+    holds one is out of reach. The ids stay as they are.
+    """
+    vocabulary = model.get("vocab")
+    if isinstance(vocabulary, list):
+        for index, spelling in control.items():
+            if index < len(vocabulary) and vocabulary[index][0] == spelling:
+                vocabulary[index][0] = f" {spelling}"
+    elif isinstance(vocabulary, dict):
+        for index, spelling in control.items():
+            # WordPiece and BPE look their unknown token up by its spelling.
+            if vocabulary.get(spelling) == index and spelling != model.get("unk_token"):
+                vocabulary[f" {spelling}"] = vocabulary.pop(spelling)
+
+
+def _load(folder: Path) -> Tokenizer:
+    path = folder / "tokenizer.json"
+    try:
+        if path.is_file():
+            return Tokenizer.from_file(str(path))
+        # Converts the older formats (vocab.txt, sentencepiece.bpe.model).
+        from transformers import AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        backend = getattr(tokenizer, "backend_tokenizer", None)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        reason = str(error).strip().splitlines()[:1]
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(reason)}") from None
+    if not isinstance(backend, Tokenizer):
+        raise ModelError(f"the tokenizer in {folder} has no fast version: add its tokenizer.json")
+    return backend
+
+
+def _pair_template(full: Tokenizer) -> Template:
+    encoding = _probe(full, "a", "b")
+    kinds = encoding.sequence_ids
+    first, second = kinds.index(0), kinds.index(1)
+    middle_at = next(i for i in range(first, second) if kinds[i] is None)
+    tail_at = len(kinds) - next(i for i, kind in enumerate(reversed(kinds)) if kind == 1)
+    return Template(
+        head=tuple(encoding.ids[:first]),
+        middle=tuple(encoding.ids[middle_at:second]),
+        tail=tuple(encoding.ids[tail_at:]),
+        second_type_from_middle=encoding.type_ids[second] == 1,
+    )
+
+
+def _single_template(full: Tokenizer) -> Template:
+    encoding = _probe(full, "a")
+    kinds = encoding.sequence_ids
+    first = kinds.index(0)
+    tail_at = len(kinds) - next(i for i, kind in enumerate(reversed(kinds)) if kind == 0)
+    return Template(head=tuple(encoding.ids[:first]), middle=(), tail=tuple(encoding.ids[tail_at:]))
+
+
+def _probe(full: Tokenizer, *texts: str) -> Any:
+    full.no_truncation()
+    full.no_padding()
+    return full.encode(*texts)

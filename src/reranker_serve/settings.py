@@ -1,0 +1,193 @@
+"""The only reader of the environment and `.env`.
+
+Every option is declared once, here: its name, type, default, bounds and one sentence.
+Environment names (`RERANKER_` + name), command-line flags (`--` + name) and the table in the
+README derive from these fields.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from dotenv import dotenv_values
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+
+from reranker_serve.errors import SettingsError
+
+PREFIX = "RERANKER_"
+
+# Kubernetes describes a Service called `reranker` to every pod of its namespace by these names.
+_KUBERNETES_NAME = re.compile(r"RERANKER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
+_KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
+
+LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+
+
+class Settings(BaseModel):
+    """The server's configuration; frozen."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
+    port: int = Field(8000, ge=1, le=65535, description="port to listen on")
+    workers: int = Field(
+        1, ge=1, le=256, description="worker processes sharing the port; the cores are divided between them"
+    )
+    model_name: str = Field("BAAI/bge-reranker-v2-m3", min_length=1, description="hub id of the model")
+    model_path: Path | None = Field(None, description="local model folder, wins over the name")
+    model_cache_dir: Path = Field(Path("./models"), description="where downloads are kept")
+    use_offline_mode: bool = Field(False, description="never touch the network")
+    max_length: int = Field(
+        512, ge=8, le=1_048_576, description="longest token sequence of one pair; the query keeps at most half"
+    )
+    batch_size: int = Field(
+        32,
+        ge=1,
+        le=65_536,
+        description="inference batch: `BATCH_SIZE` x `MAX_LENGTH` tokens is the budget of one forward pass"
+        " (capped at 4,096 tokens on a CPU)",
+    )
+    device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
+    use_fp16: bool = Field(
+        True,
+        description="half precision where the device gains from it: float16 on CUDA, bfloat16 on a CPU that"
+        " multiplies it natively, float32 elsewhere",
+    )
+    cpu_threads: int | None = Field(
+        None, ge=1, le=1024, description="threads for the model on a CPU; all cores / `WORKERS` when not set"
+    )
+    api_key: SecretStr | None = Field(
+        None, description="key a caller must present; several separated by commas; open when not set"
+    )
+    strict_model: bool = Field(False, description="answer 404 to requests that name another model")
+    max_documents: int = Field(10_000, ge=1, description="most documents in one request")
+    max_body_bytes: int = Field(33_554_432, ge=1024, description="largest request body in bytes")
+    max_queue_tokens: int = Field(
+        2_000_000, ge=1, description="most tokens waiting to be computed; beyond it callers get 429"
+    )
+    request_timeout: float = Field(
+        300.0, gt=0, le=86_400, description="seconds after which a request is given up with 504"
+    )
+    log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`")
+
+    @field_validator("device", mode="before")
+    @classmethod
+    def _known_device(cls, value: object) -> object:
+        device = str(value).strip().lower() if value is not None else "auto"
+        if device == "auto":
+            return None
+        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
+            raise ValueError("should be cuda, cuda:1, mps, cpu or auto")
+        return device
+
+    @field_validator("api_key")
+    @classmethod
+    def _holds_a_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not value.get_secret_value().replace(",", "").strip():
+            raise ValueError("should hold at least one key; unset it to serve without keys")
+        return value
+
+    @field_validator("log_level", mode="before")
+    @classmethod
+    def _upper(cls, value: object) -> object:
+        return value.upper() if isinstance(value, str) else value
+
+    @property
+    def api_keys(self) -> tuple[bytes, ...]:
+        """The accepted keys as bytes, as they would stand in a header; empty when open."""
+        text = self.api_key.get_secret_value() if self.api_key else ""
+        return tuple(key.strip().encode() for key in text.split(",") if key.strip())
+
+    @property
+    def served_name(self) -> str:
+        """The model's name in replies: the hub id, or the local folder's name."""
+        return self.model_path.resolve().name if self.model_path else self.model_name
+
+
+def load_settings(
+    environ: Mapping[str, str] | None = None, env_file: Path = Path(".env")
+) -> tuple[Settings, list[str]]:
+    """Read settings from the environment over `.env`; also returns warnings for the log.
+
+    Empty values count as not set. Raises `SettingsError` with one line.
+    """
+    found = dict(_prefixed(_read_env_file(env_file)))
+    found.update(_prefixed(os.environ if environ is None else environ))
+    warnings = _drop_kubernetes(found)
+    values: dict[str, str] = {}
+    for name, value in found.items():
+        field = name.removeprefix(PREFIX).lower()
+        if field in Settings.model_fields:
+            values[field] = value
+        else:
+            warnings.append(_unknown(name))
+    try:
+        return Settings.model_validate(values), warnings
+    except ValidationError as error:
+        raise SettingsError(_one_line(error, values)) from None
+
+
+def environment_name(field: str) -> str:
+    """`max_length` -> `RERANKER_MAX_LENGTH`."""
+    return PREFIX + field.upper()
+
+
+def markdown_table() -> str:
+    """The settings table of the README."""
+    rows = ["| variable | default | meaning |", "|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        default = field.default
+        if isinstance(default, Path):
+            default = f"./{default}"
+        elif isinstance(default, bool):
+            default = str(default).lower()
+        shown = "none" if default is None else f"`{default}`"
+        rows.append(f"| `{environment_name(name)}` | {shown} | {field.description} |")
+    return "\n".join(rows)
+
+
+def _read_env_file(path: Path) -> Mapping[str, str | None]:
+    try:
+        return dotenv_values(path) if path.is_file() else {}
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path} cannot be read: {error}") from None
+
+
+def _prefixed(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    for name, value in source.items():
+        if name.upper().startswith(PREFIX) and value is not None and value.strip():
+            yield name.upper(), value.strip()
+
+
+def _drop_kubernetes(found: dict[str, str]) -> list[str]:
+    names = [name for name in found if _KUBERNETES_NAME.fullmatch(name)]
+    if _KUBERNETES_PORT.match(found.get("RERANKER_PORT", "")):
+        names.append("RERANKER_PORT")
+    shown = ", ".join(f"{name}={found.pop(name)}" if name == "RERANKER_PORT" else name for name in names)
+    for name in names:
+        found.pop(name, None)
+    if not names:
+        return []
+    return [
+        f"ignoring {shown}: Kubernetes sets these beside a Service named 'reranker'. Put"
+        " 'enableServiceLinks: false' in the pod spec, or set RERANKER_PORT to a number yourself."
+    ]
+
+
+def _unknown(name: str) -> str:
+    known = [environment_name(field) for field in Settings.model_fields]
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
+    return f"unknown setting {name} is ignored; the nearest known one is {near[0]}"
+
+
+def _one_line(error: ValidationError, values: Mapping[str, str]) -> str:
+    first = error.errors(include_url=False)[0]
+    field = str(first["loc"][0])
+    reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    given = "***" if field == "api_key" else repr(values.get(field))
+    return f"{environment_name(field)}={given} is not valid: it {reason}"

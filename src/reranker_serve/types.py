@@ -1,0 +1,192 @@
+"""The vocabulary: every noun that crosses a module boundary, and the three contracts.
+
+Read this file first. A *request* is one query with its documents. A *family* turns it into
+*items* (token sequences) and turns the model's rows of numbers back into one raw score a
+document. A *backend* runs the model over items. A *scorer* is the two together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float32]
+TokenArray = NDArray[np.int32]
+
+
+@dataclass(frozen=True, slots=True)
+class RerankRequest:
+    """One query and the documents to score against it, as plain text.
+
+    `top_n` None means all. `max_length` narrows the server's limit (in tokens of one
+    sequence) for this request. `raw_scores` asks for the model's own scale.
+    """
+
+    query: str
+    documents: tuple[str, ...]
+    top_n: int | None = None
+    model: str | None = None
+    instruction: str | None = None
+    max_length: int | None = None
+    raw_scores: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RankedDocument:
+    """A place in the ranking: `index` is the document's position in the request."""
+
+    index: int
+    score: float
+    truncated: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Tokens the model read for this request; equal documents are read once."""
+
+    prompt_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Where a request's time went, in milliseconds."""
+
+    tokenize_ms: float
+    queue_ms: float
+    inference_ms: float
+    total_ms: float
+
+
+@dataclass(frozen=True, slots=True)
+class RerankResult:
+    """The ranking, best first, ties by index."""
+
+    model: str
+    ranking: tuple[RankedDocument, ...]
+    usage: Usage
+    timings: Timings
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedItem:
+    """One token sequence for the model.
+
+    `ids` is [length]. Token types are 0 before position `second_segment` and 1 from there
+    on (BERT's second sentence); a model without token types has `second_segment == length`.
+    """
+
+    ids: TokenArray
+    second_segment: int
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """A request as the model reads it; `truncated` has one flag a document."""
+
+    items: tuple[EncodedItem, ...]
+    truncated: tuple[bool, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ClassifierReadout:
+    """Read the one logit of the checkpoint's own classification head."""
+
+    width: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class PooledReadout:
+    """Read one vector of `width` numbers a sequence, pooled from its last hidden states."""
+
+    mode: Literal["cls", "mean", "last"]
+    width: int
+
+
+Readout = ClassifierReadout | PooledReadout
+
+
+class Family(Protocol):
+    """Owns the pair format, truncation, activation and how outputs become scores."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def readout(self) -> Readout: ...
+
+    @property
+    def score_scale(self) -> str:
+        """One sentence for users: what `relevance_score` and the raw score mean."""
+        ...
+
+    @property
+    def takes_instruction(self) -> bool: ...
+
+    @property
+    def max_length_bounds(self) -> tuple[int, int]:
+        """Least and greatest `max_length` a request may ask for, in tokens."""
+        ...
+
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None
+    ) -> Encoded: ...
+
+    def combine(self, outputs: FloatArray) -> FloatArray:
+        """[items, readout.width] -> one raw score a document, [documents]."""
+        ...
+
+    def activate(self, raw: FloatArray) -> FloatArray:
+        """Raw scores -> relevance in [0, 1], same shape and the same order."""
+        ...
+
+
+class Backend(Protocol):
+    """Owns device, dtype, padding or packing, and memory. Used by one thread at a time."""
+
+    @property
+    def device(self) -> str: ...
+
+    @property
+    def dtype(self) -> str: ...
+
+    @property
+    def attention(self) -> str:
+        """How sequences share a forward pass: `packed` or `padded`, and by which kernel."""
+        ...
+
+    @property
+    def batch_token_cap(self) -> int | None:
+        """Most tokens worth putting in one forward pass on this device; None for no cap."""
+        ...
+
+    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        """Run the model: [items, readout.width] in the order given.
+
+        Raises `OutOfMemory` when fewer items might fit, `BackendLost` when nothing will.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What was loaded, for `/info` and the logs."""
+
+    name: str
+    revision: str
+    architecture: str
+
+
+@dataclass(frozen=True, slots=True)
+class Scorer:
+    """A loaded model: who encodes and reads, who computes, and what it is."""
+
+    info: ModelInfo
+    family: Family
+    backend: Backend
