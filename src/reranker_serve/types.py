@@ -134,9 +134,7 @@ class Family(Protocol):
         """Least and greatest `max_length` a request may ask for, in tokens."""
         ...
 
-    def encode(
-        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None
-    ) -> Encoded: ...
+    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded: ...
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         """[items, readout.width] -> one raw score a document, [documents]."""

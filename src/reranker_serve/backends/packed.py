@@ -103,9 +103,7 @@ def _band(length: int, window: int, device: torch.device) -> Tensor:
     return (position[:, None] - position[None, :]).abs() >= window
 
 
-def _varlen(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, segments: Segments, window: int | None
-) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, segments: Segments, window: int | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
     reach = (-1, -1) if window is None else (window - 1, window - 1)

@@ -19,22 +19,31 @@ from reranker_serve.types import Backend, EncodedItem
 
 logger = logging.getLogger(__name__)
 
-BatchObserver = Callable[[int, float], None]
+
+def _ignore(tokens: int) -> None:
+    return None
 
 
 class Engine:
     """Runs a backend over everything submitted. Thread-safe.
 
-    `on_batch(tokens, seconds)` is called on the model thread after each forward pass.
+    `on_batch(tokens)` is called after each forward pass, `on_queue(tokens)` whenever the
+    number of waiting tokens changes; both must be quick and may come from any thread.
     """
 
     def __init__(
-        self, backend: Backend, scheduler: Scheduler, token_budget: int, on_batch: BatchObserver | None = None
+        self,
+        backend: Backend,
+        scheduler: Scheduler,
+        token_budget: int,
+        on_batch: Callable[[int], None] = _ignore,
+        on_queue: Callable[[int], None] = _ignore,
     ) -> None:
         self._backend = backend
         self._scheduler = scheduler
         self._budget = token_budget
         self._on_batch = on_batch
+        self._on_queue = on_queue
         self._changed = threading.Condition()
         self._closing = False
         self._death: str | None = None
@@ -60,8 +69,9 @@ class Engine:
         """
         job = Job(items, time.perf_counter())
         with self._changed:
-            self._check_open()
+            self.check_open()
             self._scheduler.admit(job)
+            self._on_queue(self._scheduler.queued_tokens)
             self._changed.notify()
         job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
         return job.future
@@ -74,7 +84,8 @@ class Engine:
         if self._thread.is_alive():
             self._thread.join(timeout)
 
-    def _check_open(self) -> None:
+    def check_open(self) -> None:
+        """Raise `NotReady` if nothing can be submitted any more."""
         if self._death is not None:
             raise NotReady(self._death, retry_after=30)
         if self._closing:
@@ -83,6 +94,7 @@ class Engine:
     def _forget(self, job: Job) -> None:
         with self._changed:
             self._scheduler.drop(job)
+            self._on_queue(self._scheduler.queued_tokens)
 
     # --- on the model thread ---
 
@@ -101,6 +113,7 @@ class Engine:
                 if self._closing:
                     return []
                 self._changed.wait()
+            self._on_queue(self._scheduler.queued_tokens)
             return batch
 
     def _compute(self, batch: list[Unit]) -> None:
@@ -139,8 +152,7 @@ class Engine:
     def _account(self, tokens: int, seconds: float) -> None:
         with self._changed:
             self._scheduler.completed(tokens, seconds)
-        if self._on_batch is not None:
-            self._on_batch(tokens, seconds)
+        self._on_batch(tokens)
 
     def _die(self, error: BaseException, batch: list[Unit]) -> None:
         message = f"the model thread died: {type(error).__name__}: {error}"
@@ -148,5 +160,6 @@ class Engine:
         with self._changed:
             self._death = message
             waiting = self._scheduler.clear()
+            self._on_queue(0)
         for job in [*waiting, *(unit.job for unit in batch)]:
             job.fail(NotReady(message, retry_after=30))

@@ -59,9 +59,7 @@ class BiEncoder:
         self.readout = PooledReadout(config.pooling, width)
         self.max_length_bounds = (encoder.single.overhead + 1, max_length)
 
-    def encode(
-        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None
-    ) -> Encoded:
+    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
         """The query's item first, then one a document."""
         template = self._encoder.single
         budget = max_length - template.overhead

@@ -22,9 +22,7 @@ class CrossEncoder:
         self._encoder = encoder
         self.max_length_bounds = (encoder.pair.overhead + 2, max_length)
 
-    def encode(
-        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None
-    ) -> Encoded:
+    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
         """One item a document; see `split_budget` for what is cut when a pair is too long."""
         template = self._encoder.pair
         budget = max_length - template.overhead

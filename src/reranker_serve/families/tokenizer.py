@@ -155,7 +155,7 @@ def _single_template(full: Tokenizer) -> Template:
     return Template(head=tuple(encoding.ids[:first]), middle=(), tail=tuple(encoding.ids[tail_at:]))
 
 
-def _probe(full: Tokenizer, *texts: str) -> Any:
+def _probe(full: Tokenizer, first: str, second: str | None = None) -> Any:
     full.no_truncation()
     full.no_padding()
-    return full.encode(*texts)
+    return full.encode(first, second)

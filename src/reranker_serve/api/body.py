@@ -1,0 +1,108 @@
+"""Request bodies: bytes to JSON to a validated model, with one clear line when that fails."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from reranker_serve.errors import InvalidRequest
+
+# An escaped surrogate, or one encoded as if it were a character: only then is a clean-up needed.
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+
+Body = TypeVar("Body", bound=BaseModel)
+
+
+def parse(raw: bytes, model: type[Body]) -> Body:
+    """Raises `InvalidRequest` naming the field and what is wrong with it."""
+    data = parse_json(raw)
+    if not isinstance(data, dict):
+        raise InvalidRequest("the body must be a JSON object")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        raise _first_problem(error) from None
+
+
+def parse_json(raw: bytes) -> Any:
+    """Strict JSON, whatever the content type says.
+
+    NaN and Infinity are refused. Lone surrogates, which clients that cut text in the middle
+    of an emoji send, become U+FFFD.
+    """
+    if not raw.strip():
+        raise InvalidRequest("the body is empty: send a JSON object")
+    try:
+        data = json.loads(raw, parse_constant=_refuse_constant)
+    except RecursionError:
+        raise InvalidRequest("the body is nested too deeply") from None
+    except ValueError as error:
+        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+    return _without_surrogates(data) if _SURROGATE.search(raw) else data
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    raise ValueError(f"{name} is not a JSON number")
+
+
+def _without_surrogates(data: Any) -> Any:
+    if isinstance(data, str):
+        return data.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(data, list):
+        return [_without_surrogates(part) for part in data]
+    if isinstance(data, dict):
+        return {_without_surrogates(key): _without_surrogates(part) for key, part in data.items()}
+    return data
+
+
+def _first_problem(error: ValidationError) -> InvalidRequest:
+    # A union reports one problem a branch: the fewest path parts name the field itself.
+    problem = error.errors(include_url=False, include_input=False)[0]
+    path = [str(part) for part in problem["loc"]]
+    field = ".".join(path)
+    if problem["type"] == "missing":
+        return InvalidRequest(f"{field} is required", path[0])
+    reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
+    return InvalidRequest(f"{field} {reason}", path[0])
+
+
+Document = str | dict[str, Any]
+
+
+def check_documents(value: object) -> object:
+    """A validator that says which document is wrong, before pydantic lists every union branch."""
+    if not isinstance(value, list):
+        raise ValueError("must be a list of strings or objects")
+    for index, document in enumerate(value):
+        if not isinstance(document, str | dict):
+            raise ValueError(f"must be strings or objects, document {index} is neither")
+    return value
+
+
+def document_texts(documents: Sequence[Document], rank_fields: Sequence[str] | None) -> tuple[str, ...]:
+    """The text that is ranked of each document: the string, its `text`, or its `rank_fields` joined by newlines."""
+    return tuple(
+        document if isinstance(document, str) else _object_text(index, document, rank_fields or ["text"])
+        for index, document in enumerate(documents)
+    )
+
+
+def _object_text(index: int, document: Mapping[str, Any], fields: Sequence[str]) -> str:
+    parts = [document[field] for field in fields if document.get(field) is not None]
+    if not parts:
+        named = ", ".join(fields)
+        raise InvalidRequest(f"document {index} has no {named}: add it, or name its fields in rank_fields", "documents")
+    return "\n".join(part if isinstance(part, str) else json.dumps(part, ensure_ascii=False) for part in parts)
+
+
+def echo(document: Document, rank_fields: Sequence[str] | None) -> dict[str, Any]:
+    """A document as replies show it: an object that has `text`, and its other fields as they came."""
+    if isinstance(document, str):
+        return {"text": document}
+    if isinstance(document.get("text"), str):
+        return document
+    return {**document, "text": document_texts([document], rank_fields)[0]}

@@ -1,0 +1,156 @@
+"""Pure ASGI middleware: the error boundary with request id and access log, the key, the body limit."""
+
+from __future__ import annotations
+
+import logging
+import re
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import JSONResponse
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from reranker_serve.api.auth import OPEN_PATHS, check_key
+from reranker_serve.api.dialects import Dialect
+from reranker_serve.api.errors import headers_of, status_of, superset_error
+from reranker_serve.errors import ClientGone, InferenceFailed, RequestError, RequestTooLarge
+from reranker_serve.telemetry.metrics import Metrics
+
+logger = logging.getLogger("reranker_serve.access")
+
+_SLASHES = re.compile(r"/{2,}")
+_SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+@dataclass(slots=True)
+class Exchange:
+    """What is known of one request when its access line is written; lives in `scope["state"]`."""
+
+    id: str
+    dialect: str = "-"
+    documents: int = 0
+    tokens: int = 0
+    status: int = 0
+    error: str = ""
+
+
+class Boundary:
+    """The outermost layer: nothing that happens inside leaves it without a reply, an id and a log line."""
+
+    def __init__(self, app: ASGIApp, dialects: Mapping[str, Dialect], metrics: Metrics) -> None:
+        self._app = app
+        self._dialects = dialects
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        start = time.perf_counter()
+        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
+        exchange = Exchange(_request_id(Headers(scope=scope)))
+        scope.setdefault("state", {})["exchange"] = exchange
+        dialect = self._dialects.get(scope["path"])
+        if dialect is not None:
+            exchange.dialect = dialect.name
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                exchange.status = message["status"]
+                MutableHeaders(scope=message)["X-Request-ID"] = exchange.id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        except RequestError as error:
+            await self._reply(error, scope, receive, send_with_id)
+        except Exception as error:  # the last boundary: a bug becomes one clear 500
+            logger.error("request %s: %s: %s", exchange.id, type(error).__name__, error, exc_info=error)
+            failure = InferenceFailed(f"internal error; the server's log has it under request id {exchange.id}")
+            await self._reply(failure, scope, receive, send_with_id)
+        finally:
+            self._account(scope, exchange, time.perf_counter() - start)
+
+    async def _reply(self, error: RequestError, scope: Scope, receive: Receive, send: Send) -> None:
+        exchange: Exchange = scope["state"]["exchange"]
+        exchange.error = type(error).__name__
+        if exchange.status:
+            return  # the reply is on its way already; the connection's end tells the rest
+        if isinstance(error, ClientGone):
+            exchange.status = status_of(error)
+            return
+        dialect = self._dialects.get(scope["path"])
+        body = dialect.error(error) if dialect else superset_error(error)
+        await JSONResponse(body, status_of(error), headers_of(error))(scope, receive, send)
+
+    def _account(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
+        if exchange.dialect != "-":
+            self._metrics.requests.labels(exchange.dialect, str(exchange.status)).inc()
+            self._metrics.request_seconds.observe(seconds)
+        if exchange.error:
+            self._metrics.errors.labels(exchange.error).inc()
+        level = logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO
+        logger.log(
+            level,
+            "%s %s %d %s documents=%d tokens=%d %.1fms id=%s%s",
+            scope["method"],
+            scope["path"],
+            exchange.status,
+            exchange.dialect,
+            exchange.documents,
+            exchange.tokens,
+            seconds * 1e3,
+            exchange.id,
+            f" error={exchange.error}" if exchange.error else "",
+        )
+
+
+class RequireKey:
+    """Everything but the probes needs a key, if there are keys."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[bytes]) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._keys and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            check_key(scope["headers"], self._keys)
+        await self._app(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses a body over the limit before it is in memory: by its declared length, or while it streams in."""
+
+    def __init__(self, app: ASGIApp, limit: int) -> None:
+        self._app = app
+        self._limit = limit
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        declared = Headers(scope=scope).get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._limit:
+            raise self._too_large()
+        received = 0
+
+        async def limited() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            if received > self._limit:
+                raise self._too_large()
+            return message
+
+        await self._app(scope, limited, send)
+
+    def _too_large(self) -> RequestTooLarge:
+        return RequestTooLarge(f"the body exceeds {self._limit} bytes (RERANKER_MAX_BODY_BYTES): send it in parts")
+
+
+def _request_id(headers: Headers) -> str:
+    given = headers.get("x-request-id", "")
+    return given if _SAFE_ID.fullmatch(given) else f"req-{uuid.uuid4().hex}"

@@ -1,0 +1,97 @@
+"""Probes and facts: /health, /live, /ready, /info, /v1/models, /metrics."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.responses import JSONResponse, Response
+
+from reranker_serve import __version__
+from reranker_serve.lifecycle import Lifecycle
+from reranker_serve.settings import Settings
+from reranker_serve.telemetry.metrics import Metrics
+
+
+def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, metrics: Metrics) -> None:
+    """All routes that answer without scoring anything."""
+
+    @app.head("/health", include_in_schema=False)
+    @app.get("/health", tags=["probes"], operation_id="health")
+    async def health() -> Response:
+        """200 when requests are answered, else 503 with the reason."""
+        problem = lifecycle.problem()
+        if problem is not None:
+            return _unavailable(problem.state, problem.reason)
+        scorer = lifecycle.serving().scorer
+        return JSONResponse(
+            {
+                "status": "healthy",
+                "model": scorer.info.name,
+                "device": scorer.backend.device,
+                "version": __version__,
+            }
+        )
+
+    @app.head("/live", include_in_schema=False)
+    @app.get("/live", tags=["probes"], operation_id="live")
+    async def live() -> Response:
+        """200 while the process can recover by itself; 503 when only a restart helps."""
+        problem = lifecycle.problem()
+        if problem is not None and problem.state in ("dead", "failed"):
+            return _unavailable(problem.state, problem.reason)
+        return JSONResponse({"status": "alive"})
+
+    @app.head("/ready", include_in_schema=False)
+    @app.get("/ready", tags=["probes"], operation_id="ready")
+    async def ready() -> Response:
+        """200 when requests are answered, 503 with the reason while loading, draining or dead."""
+        problem = lifecycle.problem()
+        if problem is not None:
+            return _unavailable(problem.state, problem.reason)
+        return JSONResponse({"status": "ready"})
+
+    @app.get("/info", tags=["facts"], operation_id="info")
+    async def info() -> dict[str, Any]:
+        """What is served, how it is computed, and the limits."""
+        return _info(lifecycle, settings)
+
+    @app.get("/v1/models", tags=["facts"], operation_id="models")
+    async def models() -> dict[str, Any]:
+        """The one model of this server, in the shape of OpenAI's list."""
+        model = {"id": settings.served_name, "object": "model", "owned_by": "reranker-serve", "model_type": "rerank"}
+        return {"object": "list", "data": [model]}
+
+    @app.get("/metrics", tags=["facts"], operation_id="metrics")
+    async def prometheus() -> Response:
+        """Prometheus text format; with several workers, the sum of all."""
+        return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
+    reranker = lifecycle.serving()
+    scorer = reranker.scorer
+    return {
+        "model": scorer.info.name,
+        "revision": scorer.info.revision,
+        "architecture": scorer.info.architecture,
+        "family": scorer.family.name,
+        "score_scale": scorer.family.score_scale,
+        "device": scorer.backend.device,
+        "dtype": scorer.backend.dtype,
+        "attention": scorer.backend.attention,
+        "limits": {
+            "max_length": scorer.family.max_length_bounds[1],
+            "max_documents": settings.max_documents,
+            "max_body_bytes": settings.max_body_bytes,
+            "max_queue_tokens": settings.max_queue_tokens,
+            "batch_tokens": reranker.token_budget,
+            "request_timeout_s": settings.request_timeout,
+        },
+        "version": __version__,
+    }
+
+
+def _unavailable(state: str, reason: str) -> Response:
+    return JSONResponse({"status": state, "reason": reason}, 503, {"Retry-After": "1"})

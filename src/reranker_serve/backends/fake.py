@@ -1,0 +1,92 @@
+"""A scorer that needs no model: deterministic scores by shared words, for tests and load tests.
+
+It stands behind the same contracts as a real one, so everything above it (scheduling,
+dialects, errors, overload) can be tested without weights.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from zlib import crc32
+
+import numpy as np
+
+from reranker_serve.types import (
+    ClassifierReadout,
+    Encoded,
+    EncodedItem,
+    FloatArray,
+    ModelInfo,
+    Scorer,
+)
+
+_WORD = re.compile(r"\w+")
+_SEPARATOR = 0
+
+
+class FakeFamily:
+    """One token a word; ids are hashes of the lower-cased words, query and document apart by 0."""
+
+    name = "fake"
+    readout = ClassifierReadout()
+    score_scale = "relevance_score = sigmoid(raw score); raw score = shared words - 1"
+    takes_instruction = False
+    max_length_bounds = (4, 512)
+
+    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
+        query_ids = _ids(query)[: max_length // 2]
+        room = max_length - len(query_ids) - 1
+        encoded = [_ids(text) for text in documents]
+        items = tuple(
+            EncodedItem(np.array([*query_ids, _SEPARATOR, *ids[:room]], dtype=np.int32), len(query_ids) + 1)
+            for ids in encoded
+        )
+        return Encoded(items, tuple(len(ids) > room for ids in encoded))
+
+    def combine(self, outputs: FloatArray) -> FloatArray:
+        return outputs[:, 0]
+
+    def activate(self, raw: FloatArray) -> FloatArray:
+        return (1 / (1 + np.exp(-raw.astype(np.float64)))).astype(np.float32)
+
+
+class FakeBackend:
+    """Scores an item by how many of the query's ids its document holds.
+
+    `computed` counts items; `before_forward`, if given, sees each batch first and may wait
+    or raise.
+    """
+
+    device = "cpu"
+    dtype = "float32"
+    attention = "none"
+
+    def __init__(
+        self,
+        before_forward: Callable[[Sequence[EncodedItem]], None] | None = None,
+        batch_token_cap: int | None = None,
+    ) -> None:
+        self.computed = 0
+        self.batch_token_cap = batch_token_cap
+        self._before_forward = before_forward
+
+    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        if self._before_forward is not None:
+            self._before_forward(items)
+        self.computed += len(items)
+        return np.array([[_shared_words(item)] for item in items], dtype=np.float32)
+
+
+def fake_scorer(backend: FakeBackend | None = None) -> Scorer:
+    """A complete scorer over the fake family and backend."""
+    return Scorer(ModelInfo("fake", "none", "none"), FakeFamily(), backend or FakeBackend())
+
+
+def _ids(text: str) -> list[int]:
+    return [crc32(word.lower().encode()) & 0x7FFFFFF | 1 for word in _WORD.findall(text)]
+
+
+def _shared_words(item: EncodedItem) -> float:
+    query, document = item.ids[: item.second_segment - 1], item.ids[item.second_segment :]
+    return float(len(set(query.tolist()) & set(document.tolist()))) - 1

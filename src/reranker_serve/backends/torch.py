@@ -1,0 +1,163 @@
+"""The torch backend: loads weights, chooses packed or padded by trying both, runs batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import AutoModel, AutoModelForSequenceClassification
+
+from reranker_serve.backends import device as policy
+from reranker_serve.backends import packed
+from reranker_serve.backends.architectures import ARCHITECTURES
+from reranker_serve.backends.padded import PaddedForward
+from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
+from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, PooledReadout, Readout
+
+logger = logging.getLogger(__name__)
+
+_PADDED_BUCKET_TOKENS = 4096
+# Packed and padded sums differ in the last bits only; sequences that see each other differ by far more.
+_AGREEMENT = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+Forward = Callable[[Sequence[EncodedItem]], Tensor]
+
+
+class TorchBackend:
+    """Runs one model on one device. Build it with `load`."""
+
+    def __init__(self, model: Any, readout: Readout, device: str) -> None:
+        self.device = device
+        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
+        self._readout = readout
+        self._forward, self.attention = _choose_forward(model, readout, device)
+
+    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        try:
+            with torch.inference_mode():
+                rows: FloatArray = self._forward(items).cpu().numpy()
+        except torch.OutOfMemoryError as error:
+            _release_memory(self.device)
+            raise OutOfMemory(str(error).splitlines()[0]) from error
+        except RuntimeError as error:
+            if "device-side assert" in str(error) or isinstance(error, _DEVICE_ERRORS):
+                raise BackendLost(str(error).splitlines()[0]) from error
+            raise
+        if self.device == "mps":
+            _relieve_mps()
+        return rows
+
+
+_DEVICE_ERRORS: tuple[type[BaseException], ...] = tuple(
+    kind for kind in (getattr(torch, "AcceleratorError", None),) if kind is not None
+)
+
+
+def load(folder: Path, readout: Readout, *, device: str | None, half_precision: bool, threads: int) -> TorchBackend:
+    """Load the checkpoint in `folder` (safetensors only). Raises `ModelError` with one line."""
+    torch.set_num_threads(threads)
+    machine = inspect_machine()
+    chosen = policy.choose_device(device, machine)
+    dtype = getattr(torch, policy.choose_dtype(chosen, half_precision, machine))
+    if chosen == "mps":
+        torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
+    model = _load_weights(folder, readout, dtype)
+    try:
+        return TorchBackend(model.to(chosen).eval(), readout, chosen)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"{folder} does not fit the memory of {chosen}: {str(error).splitlines()[0]}") from None
+
+
+def inspect_machine() -> policy.Machine:
+    """The facts that the device policy decides on."""
+    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+    return policy.Machine(
+        cuda_devices=torch.cuda.device_count() if torch.cuda.is_available() else 0,
+        mps=torch.backends.mps.is_available(),
+        cpu_bfloat16=bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16")),
+    )
+
+
+def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
+    kind = AutoModelForSequenceClassification if isinstance(readout, ClassifierReadout) else AutoModel
+    try:
+        model, report = kind.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
+        )
+    except Exception as error:  # safetensors, transformers and the file system each raise their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ModelError(f"the weights in {folder} cannot be loaded: {reason}") from None
+    # A bare encoder is pooled by the family; its own pooler is neither needed nor always saved.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"the weights in {folder} lack {len(missing)} tensor(s) of the model, {missing[0]} first:"
+            " the folder holds another model's weights, or only a part of them"
+        )
+    return model
+
+
+def _choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, str]:
+    """Packed where the model can be packed and computes the same numbers so; else padded."""
+    padded = PaddedForward(model, readout, _PADDED_BUCKET_TOKENS)
+    architecture = ARCHITECTURES.get(model.config.model_type)
+    if architecture is None or device == "mps" or not packed.can_pack(model):
+        return padded, f"padded {model.config._attn_implementation}"
+    probe = _probe_items(model.config)
+    with torch.inference_mode():
+        expected = padded(probe)
+    fallback = model.config._attn_implementation
+    packed.register()
+    model.set_attn_implementation(packed.ATTENTION)
+    attempt = packed.PackedForward(model, architecture, readout)
+    try:
+        with torch.inference_mode():
+            got = attempt(probe)
+        difference = _difference(got, expected, readout)
+        reason = f"packed and padded differ by {difference:.3g}"
+        agree = difference <= _AGREEMENT[next(model.parameters()).dtype]
+    except Exception as error:  # any failure here means: this model or device is not packable
+        agree, reason = False, f"{type(error).__name__}: {error}"
+    if agree:
+        return attempt, "packed " + ("varlen" if device.startswith("cuda") else "per segment")
+    logger.warning("attention runs padded, which is slower: %s", reason)
+    model.set_attn_implementation(fallback)
+    return padded, f"padded {fallback}"
+
+
+def _difference(got: Tensor, expected: Tensor, readout: Readout) -> float:
+    if isinstance(readout, PooledReadout):
+        got, expected = (torch.nn.functional.normalize(rows, dim=1) for rows in (got, expected))
+    return float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
+
+
+def _probe_items(config: Any) -> list[EncodedItem]:
+    """A few sequences of different lengths with ids the model knows."""
+    random = np.random.default_rng(0)
+    longest = min(160, config.max_position_embeddings - 8)
+    lengths = [longest, 3, max(4, longest // 2), max(4, longest // 5)]
+    low, high = min(10, config.vocab_size - 2), config.vocab_size - 1
+    return [EncodedItem(random.integers(low, high, size=length, dtype=np.int32), length // 2) for length in lengths]
+
+
+def _release_memory(device: str) -> None:
+    if device.startswith("cuda"):
+        torch.cuda.empty_cache()
+    elif device == "mps":
+        torch.mps.empty_cache()
+
+
+def _relieve_mps() -> None:
+    if policy.under_mps_pressure(torch.mps.driver_allocated_memory(), torch.mps.recommended_max_memory()):
+        torch.mps.empty_cache()

@@ -1,0 +1,120 @@
+"""Settings -> Scorer: find the files, choose family and backend. The only place where the two meet."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from reranker_serve.backends import device as policy
+from reranker_serve.errors import ModelError
+from reranker_serve.families.registry import build_family, read_checkpoint
+from reranker_serve.settings import Settings
+from reranker_serve.types import ModelInfo, Scorer
+
+# Weights in safetensors, tokenizers and configurations; no pickles, no ONNX or OpenVINO copies.
+_WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
+_UNWANTED = ["onnx/*", "openvino/*"]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """Where a model lies on disk, and which revision of it."""
+
+    folder: Path
+    revision: str
+
+
+def load(settings: Settings) -> Scorer:
+    """Load the configured model. Raises `StartupError` with one line that says what to do."""
+    files = locate(settings)
+    checkpoint = read_checkpoint(files.folder)
+    explicit = "max_length" in settings.model_fields_set
+    family = build_family(checkpoint, settings.max_length, explicit)
+    os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
+    from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
+
+    threads = settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers)
+    backend = torch_backend.load(
+        files.folder,
+        family.readout,
+        device=settings.device,
+        half_precision=settings.use_fp16,
+        threads=threads,
+    )
+    return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
+
+
+def locate(settings: Settings) -> ModelFiles:
+    """Find the model's folder, downloading it if that is allowed and needed."""
+    if settings.use_offline_mode:
+        os.environ["HF_HUB_OFFLINE"] = "1"  # read by huggingface_hub and transformers when imported
+    if settings.model_path is not None:
+        return ModelFiles(settings.model_path, "local")
+    downloaded = settings.model_cache_dir / folder_name(settings.model_name)
+    if downloaded.is_dir():
+        return ModelFiles(downloaded, "local")
+    return _from_hub(settings)
+
+
+def download(model: str, directory: Path) -> Path:
+    """Download a model from the hub into its own folder below `directory`, for offline use."""
+    from huggingface_hub import snapshot_download
+
+    target = directory / folder_name(model)
+    with _hub_errors(model, "check the connection and try again"):
+        snapshot_download(model, local_dir=target, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
+    read_checkpoint(target)
+    return target
+
+
+def folder_name(model: str) -> str:
+    """`BAAI/bge-reranker-v2-m3` -> `BAAI_bge-reranker-v2-m3`."""
+    return model.strip("/").replace("/", "_")
+
+
+def _from_hub(settings: Settings) -> ModelFiles:
+    from huggingface_hub import snapshot_download
+
+    offline = settings.use_offline_mode
+    advice = (
+        f"download it first, with ./download_model.sh {settings.model_name} {settings.model_cache_dir}"
+        if offline
+        else "check the connection, or download it elsewhere and set RERANKER_MODEL_PATH"
+    )
+    with _hub_errors(settings.model_name, advice):
+        folder = snapshot_download(
+            settings.model_name,
+            cache_dir=settings.model_cache_dir,
+            allow_patterns=_WANTED,
+            ignore_patterns=_UNWANTED,
+            local_files_only=offline,
+        )
+    return ModelFiles(Path(folder), Path(folder).name)
+
+
+class _hub_errors:
+    """Turn what the hub client raises into one line."""
+
+    def __init__(self, model: str, advice: str) -> None:
+        self._model = model
+        self._advice = advice
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        from huggingface_hub import errors as hub
+
+        if error is None or isinstance(error, ModelError):
+            return
+        model = self._model
+        if isinstance(error, hub.GatedRepoError):
+            raise ModelError(f"{model} is gated: accept its terms on the hub and set HF_TOKEN") from None
+        if isinstance(error, hub.RepositoryNotFoundError | hub.HFValidationError):
+            raise ModelError(f"the hub has no model {model}: check RERANKER_MODEL_NAME") from None
+        if isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
+            raise ModelError(f"{model} is not on this machine and cannot be fetched: {self._advice}") from None
+        if isinstance(error, Exception):
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ModelError(f"downloading {model} failed ({reason}): {self._advice}") from None

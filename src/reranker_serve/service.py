@@ -1,0 +1,166 @@
+"""The core call: limits -> encode -> engine -> rank -> usage."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+
+from reranker_serve.engine.engine import Engine
+from reranker_serve.engine.scheduler import Scheduler
+from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, UnknownModel
+from reranker_serve.settings import Settings
+from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.types import (
+    Encoded,
+    FloatArray,
+    RankedDocument,
+    RerankRequest,
+    RerankResult,
+    Scorer,
+    Timings,
+    Usage,
+)
+
+# Tokenizing releases the interpreter lock; two threads keep a large request from holding up a small one.
+_TOKENIZER_THREADS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class _Scored:
+    raw: FloatArray
+    truncated: tuple[bool, ...]
+    prompt_tokens: int
+    tokenize_seconds: float
+    queue_seconds: float
+    inference_seconds: float
+
+
+class Reranker:
+    """Serves one loaded model. Built once an event loop; `close` drains it."""
+
+    def __init__(self, scorer: Scorer, settings: Settings, metrics: Metrics) -> None:
+        self.scorer = scorer
+        self.token_budget = token_budget(scorer, settings)
+        self._settings = settings
+        self._metrics = metrics
+        shortest, longest = scorer.family.max_length_bounds
+        self._bounds = (shortest, longest)
+        scheduler = Scheduler(settings.max_queue_tokens, turn_tokens=longest)
+        self.engine = Engine(
+            scorer.backend,
+            scheduler,
+            self.token_budget,
+            on_batch=metrics.batch_tokens.observe,
+            on_queue=metrics.queue_tokens.set,
+        )
+        self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        self.engine.start()
+
+    async def rerank(self, request: RerankRequest) -> RerankResult:
+        """Score and rank. Raises `RequestError`s; cancelling it cancels what is not computed."""
+        start = time.perf_counter()
+        max_length = self._check(request)
+        try:
+            async with asyncio.timeout(self._settings.request_timeout):
+                scored = await self._score(request, max_length)
+        except TimeoutError:
+            raise DeadlineExceeded(
+                f"not done within {self._settings.request_timeout:g} s (RERANKER_REQUEST_TIMEOUT)"
+            ) from None
+        _check_finite(scored.raw)
+        return self._rank(request, scored, time.perf_counter() - start)
+
+    def close(self) -> None:
+        """Finish what was admitted, then stop. Blocks."""
+        self.engine.close()
+        self._tokenizers.shutdown()
+
+    async def _score(self, request: RerankRequest, max_length: int) -> _Scored:
+        """Equal documents are encoded and computed once."""
+        self.engine.check_open()
+        unique = {text: position for position, text in enumerate(dict.fromkeys(request.documents))}
+        positions = [unique[text] for text in request.documents]
+        start = time.perf_counter()
+        encoded = await self._encode(request, list(unique), max_length)
+        tokenized = time.perf_counter()
+        job = await asyncio.wrap_future(self.engine.submit(encoded.items))
+        raw = self.scorer.family.combine(job.outputs)
+        return _Scored(
+            raw[positions],
+            tuple(encoded.truncated[position] for position in positions),
+            sum(len(item) for item in encoded.items),
+            tokenized - start,
+            job.queue_seconds,
+            job.inference_seconds,
+        )
+
+    async def _encode(self, request: RerankRequest, documents: list[str], max_length: int) -> Encoded:
+        def encode() -> Encoded:
+            return self.scorer.family.encode(
+                request.query, documents, max_length=max_length, instruction=request.instruction
+            )
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, encode)
+
+    def _check(self, request: RerankRequest) -> int:
+        """Limits that need no computing; returns the request's max_length."""
+        name = self.scorer.info.name
+        limit = self._settings.max_documents
+        if self._settings.strict_model and request.model not in (None, name):
+            raise UnknownModel(f"model '{request.model}' is not served here; this server has '{name}'")
+        if not request.query.strip():
+            raise InvalidRequest("query must not be empty or only whitespace", "query")
+        if not request.documents:
+            raise InvalidRequest("documents must not be empty", "documents")
+        if len(request.documents) > limit:
+            raise InvalidRequest(
+                f"{len(request.documents)} documents, at most {limit} are allowed in one request", "documents"
+            )
+        if request.instruction is not None and not self.scorer.family.takes_instruction:
+            raise InvalidRequest(f"model '{name}' takes no instruction: leave it out", "instruction")
+        shortest, longest = self._bounds
+        max_length = longest if request.max_length is None else request.max_length
+        if not shortest <= max_length <= longest:
+            raise InvalidRequest(f"max_length must be from {shortest} to {longest}, got {max_length}", "max_length")
+        return max_length
+
+    def _rank(self, request: RerankRequest, scored: _Scored, seconds: float) -> RerankResult:
+        scores = scored.raw if request.raw_scores else self.scorer.family.activate(scored.raw)
+        best_first = np.argsort(-scored.raw, kind="stable")[: request.top_n or None]
+        self._observe(scored, len(request.documents))
+        return RerankResult(
+            model=self.scorer.info.name,
+            ranking=tuple(
+                RankedDocument(index, float(scores[index]), scored.truncated[index]) for index in best_first.tolist()
+            ),
+            usage=Usage(scored.prompt_tokens),
+            timings=Timings(
+                tokenize_ms=scored.tokenize_seconds * 1e3,
+                queue_ms=scored.queue_seconds * 1e3,
+                inference_ms=scored.inference_seconds * 1e3,
+                total_ms=seconds * 1e3,
+            ),
+        )
+
+    def _observe(self, scored: _Scored, documents: int) -> None:
+        self._metrics.pairs.inc(documents)
+        self._metrics.tokens.inc(scored.prompt_tokens)
+        self._metrics.queue_seconds.observe(scored.queue_seconds)
+        self._metrics.inference_seconds.observe(scored.inference_seconds)
+
+
+def token_budget(scorer: Scorer, settings: Settings) -> int:
+    """Tokens of one forward pass: what is configured, capped where the device gains nothing from more."""
+    configured = settings.batch_size * settings.max_length
+    cap = scorer.backend.batch_token_cap
+    return configured if cap is None else min(configured, cap)
+
+
+def _check_finite(raw: FloatArray) -> None:
+    finite = np.isfinite(raw)
+    if not finite.all():
+        raise InferenceFailed(f"the model gave no finite score for document {int(np.argmin(finite))}")
