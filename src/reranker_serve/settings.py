@@ -105,8 +105,10 @@ class Settings(BaseModel):
 
     @property
     def served_name(self) -> str:
-        """The model's name in replies: the hub id, or the local folder's name."""
-        return self.model_path.resolve().name if self.model_path else self.model_name
+        """The model's name in replies: the hub id, or the folder's name where only a folder was given."""
+        if self.model_path is None or "model_name" in self.model_fields_set:
+            return self.model_name
+        return self.model_path.resolve().name
 
 
 def load_settings(

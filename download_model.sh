@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Fetches a model for offline use: ./download_model.sh BAAI/bge-reranker-v2-m3 ./models
+# writes ./models/BAAI_bge-reranker-v2-m3.
+set -euo pipefail
+if [ $# -ne 2 ]; then
+  echo "usage: ./download_model.sh MODEL DIR" >&2
+  exit 2
+fi
+root="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
+"$root/setup.sh"
+exec "$root/.venv/bin/python" -m reranker_serve download "$1" "$2"

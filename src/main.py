@@ -1,0 +1,3 @@
+from reranker_serve.server import application
+
+app = application()

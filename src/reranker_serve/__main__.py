@@ -1,0 +1,3 @@
+from reranker_serve.cli import main
+
+raise SystemExit(main())

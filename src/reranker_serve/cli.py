@@ -1,0 +1,164 @@
+"""The command line: `reranker-serve serve | download | daemon | evaluate | settings`.
+
+A flag of `serve` is the environment variable of the same name, set for this process and its
+workers; flags and variables derive from the same fields of `Settings`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from reranker_serve import __version__
+from reranker_serve.errors import RerankerError
+from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
+from reranker_serve.telemetry.logs import configure_logging
+
+logger = logging.getLogger("reranker_serve")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status. Errors are one line on standard error."""
+    parsed = _parser().parse_args(arguments)
+    try:
+        status: int = parsed.run(parsed)
+    except RerankerError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except (KeyboardInterrupt, BrokenPipeError):
+        return 130
+    return status
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="reranker-serve", description="A reranking server.")
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="run the server")
+    serve.add_argument("--reload", action="store_true", help="restart when the source changes")
+    serve.add_argument("--pid-file", type=Path, help=argparse.SUPPRESS)
+    _add_settings(serve)
+    serve.set_defaults(run=_serve)
+
+    download = commands.add_parser("download", help="fetch a model for offline use")
+    download.add_argument("model", help="hub id, such as BAAI/bge-reranker-v2-m3")
+    download.add_argument("directory", type=Path, help="the model gets a folder of its own below this one")
+    download.set_defaults(run=_download)
+
+    daemon = commands.add_parser("daemon", help="run the server in the background")
+    daemon.add_argument("action", choices=["start", "status", "logs", "stop", "restart"])
+    daemon.add_argument("--run-dir", type=Path, default=Path(".run"), help="where pid file and log are kept")
+    daemon.add_argument("--follow", "-f", action="store_true", help="logs: go on printing what is added")
+    _add_settings(daemon)
+    daemon.set_defaults(run=_daemon)
+
+    evaluate = commands.add_parser("evaluate", help="measure ranking quality on a judged collection")
+    _add_settings(evaluate)
+    from reranker_serve.tools import evaluate as tool
+
+    tool.add_arguments(evaluate)
+    evaluate.set_defaults(run=_evaluate)
+
+    settings = commands.add_parser("settings", help="print the table of settings")
+    settings.set_defaults(run=_settings)
+    return parser
+
+
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--demo", action="store_true", help="serve the small demo model")
+    group = parser.add_argument_group("settings", "each overrides the environment variable of its name")
+    for name, field in Settings.model_fields.items():
+        help_text = f"{field.description} ({environment_name(name)})".replace("%", "%%")
+        group.add_argument(f"--{name.replace('_', '-')}", dest=f"setting_{name}", metavar="VALUE", help=help_text)
+
+
+def _read_settings(parsed: argparse.Namespace) -> Settings:
+    for name in Settings.model_fields:
+        value = getattr(parsed, f"setting_{name}")
+        if value is not None:
+            os.environ[environment_name(name)] = value
+    if parsed.demo:
+        from reranker_serve.demo import MODEL_NAME, demo_folder
+
+        os.environ[environment_name("model_path")] = str(demo_folder())
+        os.environ[environment_name("model_name")] = MODEL_NAME
+    settings, warnings = load_settings()
+    configure_logging(settings.log_level)
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return settings
+
+
+def _serve(parsed: argparse.Namespace) -> int:
+    settings = _read_settings(parsed)
+    from reranker_serve.daemon import hold_pid_file
+    from reranker_serve.server import serve
+
+    pid_file = hold_pid_file(parsed.pid_file) if parsed.pid_file else None
+    _print_welcome(settings)
+    try:
+        return serve(settings, parsed.reload)
+    finally:
+        if pid_file is not None:
+            pid_file.close()
+
+
+def _print_welcome(settings: Settings) -> None:
+    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
+    url = f"http://{host}:{settings.port}"
+    key = ' -H "Authorization: Bearer YOUR_KEY"' if settings.api_keys else ""
+    body = (
+        '{"query": "How do plants make food?", "documents": ["The stock market fell on Monday.",'
+        ' "Photosynthesis turns sunlight into sugar."]}'
+    )
+    print(
+        f"reranker-serve {__version__}, loading {settings.served_name}\n"
+        f"  API   {url}/rerank   (Cohere: /v1/rerank, /v2/rerank; Jina: /api/v1/rerank)\n"
+        f"  docs  {url}/docs\n"
+        f"  try   curl -s {url}/rerank{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+        flush=True,
+    )
+
+
+def _download(parsed: argparse.Namespace) -> int:
+    from reranker_serve.loader import download
+
+    folder = download(parsed.model, parsed.directory)
+    print(f"{parsed.model} is in {folder}\nserve it with RERANKER_MODEL_PATH={shlex.quote(str(folder))} ./run.sh")
+    return 0
+
+
+def _daemon(parsed: argparse.Namespace) -> int:
+    from reranker_serve.daemon import Daemon
+
+    settings = _read_settings(parsed)
+    daemon = Daemon(parsed.run_dir, settings)
+    # The settings given as flags are in the environment by now, and so reach the server.
+    if parsed.action == "start":
+        return daemon.start([])
+    if parsed.action == "restart":
+        return daemon.stop() or daemon.start([])
+    if parsed.action == "stop":
+        return daemon.stop()
+    return daemon.status() if parsed.action == "status" else daemon.logs(parsed.follow)
+
+
+def _evaluate(parsed: argparse.Namespace) -> int:
+    from reranker_serve.tools import evaluate
+
+    return evaluate.run(parsed, _read_settings(parsed))
+
+
+def _settings(_: argparse.Namespace) -> int:
+    print(markdown_table())
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
