@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
@@ -86,6 +87,7 @@ def inspect_machine() -> policy.Machine:
 
 def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
     kind = AutoModelForSequenceClassification if isinstance(readout, ClassifierReadout) else AutoModel
+    transformers_logging.disable_progress_bar()
     try:
         model, report = kind.from_pretrained(
             folder,

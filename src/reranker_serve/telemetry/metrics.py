@@ -67,7 +67,7 @@ class Metrics:
             return generate_latest(self._registry)
         _forget_dead_workers(Path(folder))
         registry = CollectorRegistry()
-        MultiProcessCollector(registry, path=folder)  # type: ignore[no-untyped-call]
+        MultiProcessCollector(registry, path=folder)
         return generate_latest(registry)
 
 
@@ -76,7 +76,7 @@ def _forget_dead_workers(folder: Path) -> None:
     for path in folder.glob("gauge_livesum_*.db"):
         found = re.search(r"_(\d+)\.db$", path.name)
         if found and not _alive(int(found[1])):
-            mark_process_dead(int(found[1]), str(folder))  # type: ignore[no-untyped-call]
+            mark_process_dead(int(found[1]), str(folder))
 
 
 def _alive(pid: int) -> bool:
