@@ -20,6 +20,7 @@ from reranker_serve.errors import PortError, SettingsError
 from reranker_serve.settings import Settings, load_settings
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.telemetry.metrics import MULTIPROCESS_DIR
+from reranker_serve.types import Scorer
 
 logger = logging.getLogger(__name__)
 
@@ -51,12 +52,15 @@ def worker_application() -> FastAPI:
     return create_app(settings, on_failure=_end_process)
 
 
-def serve(settings: Settings, reload: bool = False) -> int:
-    """Serve until told to stop; returns the exit status. Raises `PortError`."""
+def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None) -> int:
+    """Serve until told to stop; returns the exit status. Raises `PortError`.
+
+    `scorer` is served as it is, in this process; without one the configured model is loaded.
+    """
     sock = bind(settings.host, settings.port)
     several = settings.workers > 1 and not reload
     config = uvicorn.Config(
-        _WORKER if reload or several else create_app(settings, on_failure=_end_process),
+        _WORKER if reload or several else create_app(settings, scorer, on_failure=_end_process),
         factory=reload or several,
         workers=settings.workers if several else 1,
         reload=reload,

@@ -93,18 +93,18 @@ class Boundary:
         if exchange.error:
             self._metrics.errors.labels(exchange.error).inc()
         level = logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO
+        details = f" documents={exchange.documents} tokens={exchange.tokens}" if exchange.dialect != "-" else ""
+        details += f" error={exchange.error}" if exchange.error else ""
         logger.log(
             level,
-            "%s %s %d %s documents=%d tokens=%d %.1fms id=%s%s",
+            "%s %s %d %.1fms dialect=%s%s id=%s",
             scope["method"],
             scope["path"],
             exchange.status,
-            exchange.dialect,
-            exchange.documents,
-            exchange.tokens,
             seconds * 1e3,
+            exchange.dialect,
+            details,
             exchange.id,
-            f" error={exchange.error}" if exchange.error else "",
         )
 
 
