@@ -25,6 +25,14 @@ class ModelFiles:
     revision: str
 
 
+def check(settings: Settings) -> None:
+    """Fetch the model if needed and read its files, without loading it. Raises `StartupError`.
+
+    For a supervisor: one download and one error line instead of one a worker.
+    """
+    read_checkpoint(locate(settings).folder)
+
+
 def load(settings: Settings) -> Scorer:
     """Load the configured model. Raises `StartupError` with one line that says what to do."""
     files = locate(settings)

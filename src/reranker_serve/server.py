@@ -17,6 +17,7 @@ from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from reranker_serve.app import create_app
 from reranker_serve.errors import PortError, SettingsError
+from reranker_serve.loader import check
 from reranker_serve.settings import Settings, load_settings
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.telemetry.metrics import MULTIPROCESS_DIR
@@ -79,7 +80,7 @@ def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None
             ChangeReload(config, target=uvicorn.Server(config).run, sockets=[sock]).run()
             return 0
         if several:
-            return _supervise(config, sock)
+            return _supervise(config, sock, settings)
         uvicorn.Server(config).run(sockets=[sock])
     except KeyboardInterrupt:
         pass
@@ -111,7 +112,8 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
-def _supervise(config: uvicorn.Config, sock: socket.socket) -> int:
+def _supervise(config: uvicorn.Config, sock: socket.socket, settings: Settings) -> int:
+    check(settings)
     metrics = tempfile.mkdtemp(prefix="reranker-metrics-")
     os.environ[MULTIPROCESS_DIR] = metrics
     try:
