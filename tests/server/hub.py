@@ -1,0 +1,76 @@
+"""A model hub on loopback that serves one folder, as far as downloads need it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+REVISION = "0123456789abcdef0123456789abcdef01234567"
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def __init__(self, *args: object, model: str, folder: Path, requests: list[str]) -> None:
+        self._model, self._folder, self._requests = model, folder, requests
+        super().__init__(*args)  # type: ignore[arg-type]
+
+    def do_GET(self) -> None:
+        self._answer(with_body=True)
+
+    def do_HEAD(self) -> None:
+        self._answer(with_body=False)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def _answer(self, with_body: bool) -> None:
+        path = unquote(urlsplit(self.path).path)
+        self._requests.append(path)
+        files = {str(file.relative_to(self._folder)): file for file in self._folder.rglob("*") if file.is_file()}
+        resolved = path.removeprefix(f"/{self._model}/resolve/{REVISION}/")
+        if path.startswith(f"/api/models/{self._model}/tree/"):
+            rows = [{"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for name, file in files.items()]
+            self._send(200, json.dumps(rows).encode(), with_body)
+        elif path.startswith(f"/api/models/{self._model}"):
+            siblings = [{"rfilename": name} for name in files]
+            info = {"id": self._model, "sha": REVISION, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+            self._send(200, json.dumps(info).encode(), with_body)
+        elif resolved in files:
+            self._send(200, files[resolved].read_bytes(), with_body)
+        else:
+            self._send(404, b"", with_body, {"X-Error-Code": "RepoNotFound"})
+
+    def _send(self, status: int, content: bytes, with_body: bool, headers: dict[str, str] | None = None) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(content)))
+        self.send_header("ETag", f'"{hashlib.sha1(content).hexdigest()}"')
+        self.send_header("X-Repo-Commit", REVISION)
+        for name, value in (headers or {}).items():
+            self.send_header(name, value)
+        self.end_headers()
+        if with_body:
+            self.wfile.write(content)
+
+
+@contextmanager
+def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve `folder` as `model`; gives the address and the paths asked for."""
+    requests: list[str] = []
+    handler = partial(_Handler, model=model, folder=folder, requests=requests)
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", requests
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
