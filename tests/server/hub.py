@@ -37,11 +37,20 @@ class _Handler(BaseHTTPRequestHandler):
         files = {str(file.relative_to(self._folder)): file for file in self._folder.rglob("*") if file.is_file()}
         resolved = path.removeprefix(f"/{self._model}/resolve/{REVISION}/")
         if path.startswith(f"/api/models/{self._model}/tree/"):
-            rows = [{"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for name, file in files.items()]
+            rows = [
+                {"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for name, file in files.items()
+            ]
             self._send(200, json.dumps(rows).encode(), with_body)
         elif path.startswith(f"/api/models/{self._model}"):
             siblings = [{"rfilename": name} for name in files]
-            info = {"id": self._model, "sha": REVISION, "siblings": siblings, "private": False, "tags": [], "downloads": 0}
+            info = {
+                "id": self._model,
+                "sha": REVISION,
+                "siblings": siblings,
+                "private": False,
+                "tags": [],
+                "downloads": 0,
+            }
             self._send(200, json.dumps(info).encode(), with_body)
         elif resolved in files:
             self._send(200, files[resolved].read_bytes(), with_body)

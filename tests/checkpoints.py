@@ -1,0 +1,174 @@
+"""Small random-weight checkpoints in the published layout, with tokenizers built here."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
+
+from reranker_serve.loader import load
+from reranker_serve.settings import load_settings
+from reranker_serve.types import Scorer
+
+WORDS = "how do plants make food the stock market fell sun light water sugar leaf bread yeast a of and in whale".split()
+LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,!?-'\"()[]<>/|_:;#@&%*+=")
+
+
+def wordpiece() -> PreTrainedTokenizerFast:
+    """BERT's: `[CLS] a [SEP] b [SEP]` with token types."""
+    vocabulary = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *WORDS,
+        *LETTERS,
+        *(f"##{letter}" for letter in LETTERS),
+    ]
+    ids = {token: index for index, token in enumerate(dict.fromkeys(vocabulary))}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer()
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.post_processor = processors.BertProcessing(("[SEP]", ids["[SEP]"]), ("[CLS]", ids["[CLS]"]))
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        pad_token="[PAD]",
+        unk_token="[UNK]",
+        cls_token="[CLS]",
+        sep_token="[SEP]",
+        mask_token="[MASK]",
+        model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+    )
+
+
+def unigram() -> PreTrainedTokenizerFast:
+    """XLM-RoBERTa's: `<s> a </s></s> b </s>`; control tokens are pieces of the vocabulary with score 0."""
+    control = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+    words = [(f"\u2581{word}", -3.0 - index / 10) for index, word in enumerate(WORDS)]
+    letters = [("\u2581", -4.0), *((letter, -8.0) for letter in LETTERS)]
+    tokenizer = Tokenizer(models.Unigram([*control, *words, *letters, ("<mask>", 0.0)], unk_id=3))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFKC(), normalizers.Lowercase()])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace()
+    tokenizer.decoder = decoders.Metaspace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A </s>", pair="<s> $A </s> </s> $B </s>", special_tokens=[("<s>", 0), ("</s>", 2)]
+    )
+    return _roberta_style(tokenizer)
+
+
+def byte_bpe() -> PreTrainedTokenizerFast:
+    """RoBERTa's: byte level, `<s> a </s></s> b </s>`."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate(["<s>", "<pad>", "</s>", "<unk>", *alphabet, "<mask>"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.post_processor = processors.RobertaProcessing(("</s>", 2), ("<s>", 0), add_prefix_space=False)
+    return _roberta_style(tokenizer)
+
+
+def _roberta_style(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<s>",
+        eos_token="</s>",
+        cls_token="<s>",
+        sep_token="</s>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+        mask_token="<mask>",
+    )
+
+
+def real_tokenizer(name: str) -> Path:
+    """A real tokenizer's folder; skips the test where there is none."""
+    data = os.environ.get("RR_TEST_DATA")
+    if not data:
+        pytest.skip("RR_TEST_DATA is not set: no real tokenizers")
+    return Path(data) / "tokenizers" / name
+
+
+SMALL = {
+    "hidden_size": 48,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "intermediate_size": 96,
+    "max_position_embeddings": 130,
+}
+
+# name -> (tokenizer, configuration beyond SMALL)
+CROSS_ENCODERS = {
+    "xlm-roberta": (unigram, {"max_position_embeddings": 132, "type_vocab_size": 1}),
+    "roberta": (byte_bpe, {"max_position_embeddings": 132, "type_vocab_size": 1, "num_hidden_layers": 1}),
+    "bert": (wordpiece, {"type_vocab_size": 2}),
+    "distilbert": (wordpiece, {"dim": 48, "n_layers": 2, "n_heads": 4, "hidden_dim": 96}),
+    "electra": (wordpiece, {"embedding_size": 24, "type_vocab_size": 2, "num_hidden_layers": 2}),
+    "modernbert": (
+        byte_bpe,
+        {"local_attention": 8, "global_attn_every_n_layers": 2, "num_hidden_layers": 4, "classifier_pooling": "cls"},
+    ),
+    "modernbert-mean": (
+        byte_bpe,
+        {"local_attention": 8, "global_attn_every_n_layers": 2, "num_hidden_layers": 2, "classifier_pooling": "mean"},
+    ),
+    "deberta-v2": (
+        unigram,
+        {
+            "type_vocab_size": 0,
+            "relative_attention": True,
+            "pos_att_type": ["p2c", "c2p"],
+            "max_relative_positions": 32,
+        },
+    ),
+}
+PACKED = {"xlm-roberta", "roberta", "bert", "distilbert", "electra", "modernbert"}
+
+
+def save_cross_encoder(name: str, folder: Path) -> Path:
+    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`."""
+    build, changes = CROSS_ENCODERS[name]
+    tokenizer = build()
+    tokenizer.model_max_length = 128
+    model_type = name.removesuffix("-mean")
+    config = CONFIG_MAPPING[model_type](
+        **{
+            **SMALL,
+            **changes,
+            "vocab_size": len(tokenizer),
+            "num_labels": 1,
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "cls_token_id": tokenizer.cls_token_id,
+            "sep_token_id": tokenizer.sep_token_id,
+        }
+    )
+    torch.manual_seed(0)
+    model = AutoModelForSequenceClassification.from_config(config)
+    spread_out(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def spread_out(model: PreTrainedModel) -> None:
+    """Weights large enough that different pairs get visibly different numbers."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if parameter.dim() > 1:
+                parameter.normal_(0, 0.3 if "embedding" in name else 0.18)
+            elif "bias" in name:
+                parameter.normal_(0, 0.1)
+
+
+def load_scorer(folder: Path, **settings: str) -> Scorer:
+    """Load a checkpoint as the server does, in float32 unless told otherwise."""
+    names = {"RERANKER_MODEL_PATH": str(folder), "RERANKER_USE_FP16": "false"}
+    names |= {f"RERANKER_{name.upper()}": value for name, value in settings.items()}
+    return load(load_settings(names, env_file=Path("/nonexistent"))[0])
