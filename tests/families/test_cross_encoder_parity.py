@@ -85,7 +85,7 @@ def test_logits_equal_plain_transformers(
 
 
 def test_logits_equal_sentence_transformers(checkpoint: tuple[str, Path, Scorer]) -> None:
-    name, folder, scorer = checkpoint
+    _name, folder, scorer = checkpoint
     documents = [*DOCUMENTS, LONG]
     reference = CrossEncoder(str(folder), device="cpu", max_length=LIMIT)
     expected = reference.predict(
