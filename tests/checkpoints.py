@@ -15,7 +15,8 @@ from reranker_serve.loader import load
 from reranker_serve.settings import load_settings
 from reranker_serve.types import Scorer
 
-WORDS = ["how", "do", "plants", "make", "food", "the", "stock", "market", "fell", "sun", "light", "water", "sugar", "leaf", "bread", "yeast", "a", "of", "and", "in", "whale"]
+_TEXT = "how do plants make food the stock market fell sun light water sugar leaf bread yeast a of and in whale"
+WORDS = _TEXT.split()
 LETTERS = [chr(code) for code in range(ord("a"), ord("z") + 1)] + list("0123456789.,!?-'\"()[]<>/|_:;#@&%*+=")
 
 

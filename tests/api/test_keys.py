@@ -1,0 +1,67 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.conftest import Connect
+
+GOOD = {"query": "blue whale", "documents": ["the blue whale"]}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Authorization": "Bearer first"},
+        {"authorization": "bearer  second "},
+        {"Authorization": "first"},
+        {"X-Api-Key": "second"},
+        {"Api-Key": "first"},
+        {"Authorization": "Bearer wrong", "X-Api-Key": "first"},
+        {"X-Api-Key": "schl\u00fcssel \u4f60".encode()},
+        {"Authorization": "Bearer schl\u00fcssel \u4f60".encode()},
+    ],
+)
+async def test_any_key_in_any_header_is_accepted(headers: dict[str, str | bytes], connect: Connect) -> None:
+    raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in headers.items()]
+    async with connect(api_key="first, second,schl\u00fcssel \u4f60") as client:
+        assert (await client.post("/rerank", json=GOOD, headers=raw)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"Authorization": ""},
+        {"Authorization": "Bearer "},
+        {"Authorization": "Bearer firs"},
+        {"Authorization": "Bearer first,second"},
+        {"Authorization": "Basic first"},
+        {"X-Api-Key": "FIRST"},
+        {"X-Api-Key": b"\xff\xfe\xfd"},
+        {"Api-Key": "x" * 10_000},
+        {"Cookie": "first"},
+    ],
+)
+async def test_no_key_or_a_wrong_one_is_401(headers: dict[str, str | bytes], connect: Connect) -> None:
+    raw = [(name.encode(), value if isinstance(value, bytes) else value.encode()) for name, value in headers.items()]
+    async with connect(api_key="first,second") as client:
+        reply = await client.post("/v1/rerank?api_key=first", json=GOOD, headers=raw)
+    assert reply.status_code == 401
+    assert reply.headers["WWW-Authenticate"] == "Bearer"
+    assert "key" in reply.json()["detail"]
+    assert "second" not in reply.text
+
+
+@pytest.mark.parametrize("path", ["/health", "/live", "/ready"])
+async def test_probes_stay_open(path: str, connect: Connect) -> None:
+    async with connect(api_key="first") as client:
+        assert (await client.get(path)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "path", ["/docs", "/openapi.json", "/metrics", "/info", "/v1/models", "/docs/assets/swagger-ui.css", "/nowhere"]
+)
+async def test_everything_else_is_closed(path: str, connect: Connect) -> None:
+    async with connect(api_key="first") as client:
+        assert (await client.get(path)).status_code == 401
+        opened = await client.get(path, headers={"X-Api-Key": "first"})
+        assert opened.status_code == (404 if path == "/nowhere" else 200)

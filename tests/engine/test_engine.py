@@ -1,0 +1,214 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import CancelledError, Future
+
+import numpy as np
+import pytest
+
+from reranker_serve.backends.fake import FakeBackend
+from reranker_serve.engine.engine import Engine
+from reranker_serve.engine.job import JobResult
+from reranker_serve.engine.scheduler import Scheduler
+from reranker_serve.errors import BackendLost, InferenceFailed, NotReady, OutOfMemory
+from reranker_serve.types import EncodedItem, FloatArray
+
+WAIT = 10.0
+POISON = 99
+
+
+def item(shared: int, length: int = 4, marker: int = 1) -> EncodedItem:
+    """A fake item whose score is `shared` - 1."""
+    query = list(range(10, 10 + shared))
+    ids = [*query, 0, *query, *[marker] * length]
+    return EncodedItem(np.array(ids, dtype=np.int32), shared + 1)
+
+
+Start = Callable[..., Engine]
+
+
+@pytest.fixture
+def start() -> Iterator[Start]:
+    engines: list[Engine] = []
+
+    def begin(backend: FakeBackend, budget: int = 1000, limit: int = 100_000) -> Engine:
+        engine = Engine(backend, Scheduler(limit, turn_tokens=budget), budget)
+        engine.start()
+        engines.append(engine)
+        return engine
+
+    yield begin
+    for engine in engines:
+        engine.close(WAIT)
+
+
+class Gate:
+    """Holds the model until opened; `entered` is set when a batch has reached it."""
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self._open = threading.Event()
+
+    def __call__(self, items: Sequence[EncodedItem]) -> None:
+        self.entered.set()
+        assert self._open.wait(WAIT)
+
+    def open(self) -> None:
+        self._open.set()
+
+
+def raise_on_poison(error: type[BaseException]) -> Callable[[Sequence[EncodedItem]], None]:
+    def check(items: Sequence[EncodedItem]) -> None:
+        if any(POISON in one.ids for one in items):
+            raise error("poisoned")
+
+    return check
+
+
+def submit_until_refused(engine: Engine) -> None:
+    while True:
+        engine.submit([item(1)]).cancel()
+
+
+def outputs(future: Future[JobResult]) -> list[float]:
+    values: list[float] = future.result(WAIT).outputs[:, 0].tolist()
+    return values
+
+
+def test_results_come_in_the_order_submitted(start: Start) -> None:
+    engine = start(FakeBackend(), budget=10)
+    future = engine.submit([item(3), item(1, length=20), item(2), item(0)])
+    assert outputs(future) == [2.0, 0.0, 1.0, -1.0]
+
+
+def test_times_are_told(start: Start) -> None:
+    gate = Gate()
+    engine = start(FakeBackend(gate))
+    first = engine.submit([item(1)])
+    assert gate.entered.wait(WAIT)
+    second = engine.submit([item(1)])
+    threading.Timer(0.1, gate.open).start()
+    assert first.result(WAIT).inference_seconds >= 0.09
+    assert second.result(WAIT).queue_seconds >= 0.09
+
+
+def test_a_poisoned_item_fails_its_own_request_only(start: Start) -> None:
+    gate = Gate()
+    poison = raise_on_poison(ValueError)
+
+    def check(items: Sequence[EncodedItem]) -> None:
+        gate(items)
+        poison(items)
+
+    engine = start(FakeBackend(check))
+    blocker = engine.submit([item(1)])
+    assert gate.entered.wait(WAIT)
+    good = engine.submit([item(2), item(3)])
+    bad = engine.submit([item(1), item(1, marker=POISON), item(2)])
+    other = engine.submit([item(4)])
+    gate.open()
+    assert outputs(blocker) == [0.0]
+    assert outputs(good) == [1.0, 2.0]
+    assert outputs(other) == [3.0]
+    with pytest.raises(InferenceFailed, match="ValueError"):
+        bad.result(WAIT)
+    assert outputs(engine.submit([item(2)])) == [1.0]
+
+
+def test_out_of_memory_splits_the_batch_until_it_fits(start: Start) -> None:
+    sizes = []
+
+    def at_most_two(items: Sequence[EncodedItem]) -> None:
+        sizes.append(len(items))
+        if len(items) > 2:
+            raise OutOfMemory("too many")
+
+    engine = start(FakeBackend(at_most_two))
+    assert outputs(engine.submit([item(n) for n in range(7)])) == [n - 1.0 for n in range(7)]
+    assert sizes[0] == 7
+    assert max(sizes[-2:]) <= 2
+
+
+def test_an_item_that_never_fits_fails_its_request(start: Start) -> None:
+    engine = start(FakeBackend(raise_on_poison(OutOfMemory)))
+    with pytest.raises(InferenceFailed, match="OutOfMemory"):
+        engine.submit([item(1), item(1, marker=POISON)]).result(WAIT)
+
+
+class WrongRows(FakeBackend):
+    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        return super().forward(items)[:-1]
+
+
+def test_a_wrong_number_of_rows_is_a_failure_not_a_mix_up(start: Start) -> None:
+    with pytest.raises(InferenceFailed):
+        start(WrongRows()).submit([item(1), item(2)]).result(WAIT)
+
+
+@pytest.mark.parametrize("error", [BackendLost, SystemExit])
+def test_a_dead_model_thread_fails_everything_that_waits(start: Start, error: type[BaseException]) -> None:
+    gate = Gate()
+    die = raise_on_poison(error)
+
+    def check(items: Sequence[EncodedItem]) -> None:
+        gate(items)
+        die(items)
+
+    engine = start(FakeBackend(check), budget=30)
+    doomed = engine.submit([item(1, length=20, marker=POISON)])
+    assert gate.entered.wait(WAIT)
+    waiting = [engine.submit([item(1, length=25)]) for _ in range(3)]
+    gate.open()
+    for future in [doomed, *waiting]:
+        with pytest.raises(NotReady, match="the model thread died"):
+            future.result(WAIT)
+    assert engine.death is not None
+    assert "poisoned" in engine.death
+    with pytest.raises(NotReady, match="died"):
+        engine.submit([item(1)])
+    assert engine.queued_tokens == 0
+
+
+def test_what_a_cancelled_request_has_left_is_never_computed(start: Start) -> None:
+    gate = Gate()
+    backend = FakeBackend(gate)
+    engine = start(backend, budget=12)
+    future = engine.submit([item(1, length=10) for _ in range(50)])
+    assert gate.entered.wait(WAIT)
+    assert future.cancel()
+    assert engine.queued_tokens == 0
+    gate.open()
+    assert outputs(engine.submit([item(2)])) == [1.0]
+    assert backend.computed == 2
+    with pytest.raises(CancelledError):
+        future.result(WAIT)
+
+
+def test_close_finishes_what_was_admitted_and_refuses_the_rest(start: Start) -> None:
+    gate = Gate()
+    engine = start(FakeBackend(gate), budget=8)
+    futures = [engine.submit([item(1), item(2)]) for _ in range(3)]
+    closing = threading.Thread(target=engine.close)
+    closing.start()
+    with pytest.raises(NotReady, match="shutting down"):
+        submit_until_refused(engine)
+    gate.open()
+    closing.join(WAIT)
+    assert not closing.is_alive()
+    assert [outputs(future) for future in futures] == [[0.0, 1.0]] * 3
+
+
+def test_observers_see_batches_and_the_queue() -> None:
+    batches: list[int] = []
+    queue: list[int] = []
+    engine = Engine(
+        FakeBackend(), Scheduler(1000, turn_tokens=100), 100, on_batch=batches.append, on_queue=queue.append
+    )
+    engine.start()
+    one = item(1)
+    engine.submit([one, one]).result(WAIT)
+    engine.close(WAIT)
+    assert sum(batches) == 2 * len(one)
+    assert max(queue) == 2 * len(one)
+    assert queue[-1] == 0

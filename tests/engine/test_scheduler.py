@@ -1,0 +1,165 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reranker_serve.engine.job import Job, Unit
+from reranker_serve.engine.scheduler import Scheduler
+from reranker_serve.errors import Overloaded, RequestTooLarge
+from reranker_serve.types import EncodedItem
+
+
+def job(*lengths: int) -> Job:
+    return Job([EncodedItem(np.ones(length, dtype=np.int32), length) for length in lengths], submitted_at=0.0)
+
+
+def scheduler(*jobs: Job, limit: int = 10_000, turn: int = 10) -> Scheduler:
+    line = Scheduler(max_queue_tokens=limit, turn_tokens=turn)
+    for one in jobs:
+        line.admit(one)
+    return line
+
+
+def tokens(batch: list[Unit]) -> int:
+    return sum(len(unit.item) for unit in batch)
+
+
+def test_a_request_alone_fills_the_budget() -> None:
+    line = scheduler(job(*[5] * 10))
+    assert [tokens(line.next_batch(20)) for _ in range(3)] == [20, 20, 10]
+    assert line.next_batch(20) == []
+
+
+def test_the_longest_items_go_first() -> None:
+    batch = scheduler(job(1, 9, 3)).next_batch(100)
+    assert [unit.position for unit in batch] == [1, 2, 0]
+
+
+def test_an_item_over_the_budget_goes_alone() -> None:
+    line = scheduler(job(50, 5), turn=10)
+    assert [len(unit.item) for unit in line.next_batch(20)] == [50]
+    assert [len(unit.item) for unit in line.next_batch(20)] == [5]
+
+
+def test_an_item_longer_than_a_turn_joins_a_batch_that_has_room() -> None:
+    line = scheduler(job(4), job(15), turn=10)
+    assert sorted(len(unit.item) for unit in line.next_batch(20)) == [4, 15]
+
+
+def test_requests_take_turns_within_a_batch() -> None:
+    large, small = job(*[5] * 100), job(5, 5)
+    batch = scheduler(large, small).next_batch(40)
+    assert sum(unit.job is small for unit in batch) == 2
+    assert tokens(batch) == 40
+
+
+def test_ten_documents_never_wait_behind_a_thousand() -> None:
+    large = job(*[5] * 1000)
+    line = scheduler(large)
+    line.next_batch(20)
+    small = job(*[5] * 10)
+    line.admit(small)
+    batches = 0
+    while small.has_waiting:
+        line.next_batch(20)
+        batches += 1
+    # Half of each batch: 10 tokens of 50, where the large request has 4,980 waiting.
+    assert batches == 5
+
+
+def test_with_more_requests_than_turns_in_a_batch_everyone_is_served_in_rounds() -> None:
+    jobs = [job(10, 10) for _ in range(6)]
+    line = scheduler(*jobs)
+    served = [unit.job for _ in range(3) for unit in line.next_batch(20)]
+    assert served == jobs
+
+
+def test_a_dropped_job_is_never_handed_out_and_frees_its_tokens() -> None:
+    first, second = job(5, 5), job(5)
+    line = scheduler(first, second)
+    line.drop(first)
+    line.drop(first)
+    assert line.queued_tokens == 5
+    assert [unit.job for unit in line.next_batch(100)] == [second]
+
+
+def test_a_job_dropped_half_way_frees_only_what_was_waiting() -> None:
+    one = job(5, 5, 5)
+    line = scheduler(one)
+    line.next_batch(5)
+    assert line.queued_tokens == 10
+    line.drop(one)
+    assert line.queued_tokens == 0
+
+
+def test_a_request_is_admitted_whole_or_not_at_all() -> None:
+    line = scheduler(job(60), limit=100)
+    with pytest.raises(Overloaded):
+        line.admit(job(30, 30))
+    assert line.queued_tokens == 60
+    line.admit(job(40))
+    assert line.queued_tokens == 100
+
+
+def test_a_request_that_can_never_fit_is_too_large_rather_than_refused_for_now() -> None:
+    with pytest.raises(RequestTooLarge, match=r"101 tokens.*at most 100"):
+        scheduler(limit=100).admit(job(101))
+
+
+@pytest.mark.parametrize(
+    ("rate", "queued", "cost", "seconds"),
+    [(None, 100, 50, 1), (10.0, 100, 50, 5), (10.0, 100, 55, 6), (1000.0, 100, 50, 1), (0.01, 100, 50, 600)],
+)
+def test_retry_after_is_what_must_drain_over_the_measured_rate(
+    rate: float | None, queued: int, cost: int, seconds: int
+) -> None:
+    line = scheduler(job(queued), limit=100)
+    if rate is not None:
+        line.completed(1000, 1000 / rate)
+    with pytest.raises(Overloaded) as refused:
+        line.admit(job(cost))
+    assert refused.value.retry_after == seconds
+    assert f"retry in {seconds} s" in str(refused.value)
+
+
+def test_the_rate_follows_slowly_and_ignores_a_stopped_clock() -> None:
+    line = scheduler(job(100), limit=100)
+    line.completed(100, 1.0)
+    line.completed(100, 0.0)
+    line.completed(200, 1.0)
+    with pytest.raises(Overloaded) as refused:
+        line.admit(job(100))
+    assert refused.value.retry_after == 1  # 100 tokens at 120 a second
+    for _ in range(100):
+        line.completed(10, 1.0)
+    with pytest.raises(Overloaded) as refused:
+        line.admit(job(100))
+    assert refused.value.retry_after == 10
+
+
+def test_clear_empties_the_line() -> None:
+    jobs = [job(5), job(6)]
+    line = scheduler(*jobs)
+    assert line.clear() == jobs
+    assert (line.queued_tokens, line.next_batch(10)) == (0, [])
+
+
+@given(
+    requests=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=20), max_size=8),
+    budget=st.integers(1, 60),
+    turn=st.integers(1, 40),
+)
+def test_every_item_is_handed_out_exactly_once_within_the_budget(
+    requests: list[list[int]], budget: int, turn: int
+) -> None:
+    jobs = [job(*lengths) for lengths in requests]
+    line = scheduler(*jobs, turn=turn)
+    seen = []
+    while batch := line.next_batch(budget):
+        assert tokens(batch) <= budget or len(batch) == 1
+        seen += [(id(unit.job), unit.position) for unit in batch]
+    expected = [(id(one), position) for one in jobs for position in range(len(one.items))]
+    assert sorted(seen) == sorted(expected)
+    assert line.queued_tokens == 0
