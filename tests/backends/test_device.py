@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from reranker_serve.backends import device as policy
+from reranker_serve.backends import torch as torch_backend
+from reranker_serve.backends.device import Machine, choose_device, choose_dtype
+from reranker_serve.backends.padded import buckets
+from reranker_serve.errors import ModelError
+from tests.checkpoints import load_scorer, save_cross_encoder
+
+CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False)
+BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True)
+MAC = Machine(cuda_devices=0, mps=True, cpu_bfloat16=False)
+GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True)
+
+
+@pytest.mark.parametrize(
+    ("requested", "machine", "device"),
+    [
+        (None, CPU, "cpu"),
+        (None, MAC, "mps"),
+        (None, GPU, "cuda:0"),
+        ("cpu", GPU, "cpu"),
+        ("cuda", GPU, "cuda:0"),
+        ("cuda:1", GPU, "cuda:1"),
+        ("mps", MAC, "mps"),
+    ],
+)
+def test_the_device_is_the_one_asked_for_or_the_best_there_is(
+    requested: str | None, machine: Machine, device: str
+) -> None:
+    assert choose_device(requested, machine) == device
+
+
+@pytest.mark.parametrize(("requested", "machine"), [("cuda", CPU), ("cuda:2", GPU), ("mps", GPU)])
+def test_a_device_that_is_not_there_is_named(requested: str, machine: Machine) -> None:
+    with pytest.raises(ModelError, match=f"RERANKER_DEVICE={requested}"):
+        choose_device(requested, machine)
+
+
+@pytest.mark.parametrize(
+    ("device", "half", "machine", "dtype"),
+    [
+        ("cuda:0", True, GPU, "float16"),
+        ("cuda:0", False, GPU, "float32"),
+        ("cpu", True, BF16, "bfloat16"),
+        ("cpu", True, CPU, "float32"),
+        ("cpu", False, BF16, "float32"),
+        ("mps", True, MAC, "float32"),
+    ],
+)
+def test_half_precision_only_where_the_device_gains(device: str, half: bool, machine: Machine, dtype: str) -> None:
+    assert choose_dtype(device, half, machine) == dtype
+
+
+def test_what_torch_reads_when_loaded_is_set_unless_the_user_set_it() -> None:
+    wanted = policy.environment_before_torch()
+    assert wanted == {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
+    assert policy.apply_environment({}, wanted) == wanted
+    assert policy.apply_environment({"PYTORCH_ENABLE_MPS_FALLBACK": "0"}, wanted) == {}
+
+
+@pytest.mark.parametrize(
+    ("allocated", "recommended", "pressure"), [(0, 100, False), (50, 100, False), (57, 100, True), (10, 0, False)]
+)
+def test_cached_memory_goes_back_under_pressure(allocated: int, recommended: int, pressure: bool) -> None:
+    assert policy.under_mps_pressure(allocated, recommended) is pressure
+
+
+@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 8), (8, 3, 2), (2, 4, 1)])
+def test_workers_divide_the_cores(cores: int, workers: int, threads: int) -> None:
+    assert policy.threads_per_worker(cores, workers) == threads
+
+
+def test_a_containers_quota_narrows_the_cores(tmp_path: Path) -> None:
+    quota = tmp_path / "cpu.max"
+    everything = policy.available_cores(tmp_path / "none")
+    assert everything >= 1
+    for text, cores in [("max 100000", everything), ("100000 100000", 1), ("50000 100000", 1), ("broken", everything)]:
+        quota.write_text(text)
+        assert policy.available_cores(quota) == cores
+
+
+@given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=50), tokens=st.integers(1, 2000))
+def test_buckets_hold_every_item_once_within_the_tokens(lengths: list[int], tokens: int) -> None:
+    groups = list(buckets(lengths, tokens))
+    assert sorted(position for group in groups for position in group) == list(range(len(lengths)))
+    for group in groups:
+        longest = max(lengths[position] for position in group)
+        assert longest * len(group) <= tokens or len(group) == 1
+        assert min(lengths[position] for position in group) >= longest / 2
+
+
+@pytest.mark.parametrize("name", ["xlm-roberta", "modernbert"])
+def test_bfloat16_packed_stays_close_to_float32(name: str, tmp_path: Path) -> None:
+    if not torch_backend.inspect_machine().cpu_bfloat16:
+        pytest.skip("this processor does not multiply bfloat16 natively")
+    folder = save_cross_encoder(name, tmp_path)
+    full, half = load_scorer(folder), load_scorer(folder, use_fp16="true", device="cpu")
+    assert (full.backend.dtype, half.backend.dtype) == ("float32", "bfloat16")
+    documents = ["plants", "the stock market fell " * 8, "sun light and water", "", "whale " * 100]
+    items = full.family.encode("how do plants make food", documents, max_length=120, instruction=None).items
+    np.testing.assert_allclose(half.backend.forward(items), full.backend.forward(items), atol=0.1, rtol=0)
+    assert half.backend.attention == "packed per segment"

@@ -1,0 +1,119 @@
+"""Imports point one way, and importing does nothing."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import reranker_serve
+
+PACKAGE = Path(reranker_serve.__file__).parent
+MODULES = sorted(PACKAGE.rglob("*.py"))
+
+# Lower layers first; a module imports from its own layer or below.
+LAYERS = [
+    ["types", "errors"],
+    ["settings", "telemetry"],
+    ["families", "backends"],
+    ["engine"],
+    ["service", "loader"],
+    ["lifecycle"],
+    ["api"],
+    ["app"],
+    ["server"],
+    ["daemon", "demo", "tools"],
+    ["cli"],
+    ["__main__"],
+]
+LAYER = {name: level for level, names in enumerate(LAYERS) for name in names}
+APART = [
+    ("families", "backends"),
+    ("backends", "families"),
+    ("engine", "families"),
+    ("engine", "backends"),
+    ("engine", "settings"),
+    ("api", "engine"),
+    ("api", "families"),
+    ("api", "backends"),
+    ("service", "loader"),
+]
+HEAVY = {"torch", "transformers"}
+
+
+def part(path: Path) -> str:
+    """The part of the package a file belongs to: `api/body.py` -> `api`."""
+    return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module a file imports, wherever the statement stands."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: relative import"
+            found |= {node.module or ""} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def own_parts(path: Path) -> set[str]:
+    names = {name.split(".")[1] for name in imports(path) if name.startswith("reranker_serve.")}
+    return names & LAYER.keys()
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_one_way(path: Path) -> None:
+    name = part(path)
+    if name == "__init__":
+        assert not imports(path)
+        return
+    assert name in LAYER, f"{name} has no place in the import table"
+    for other in own_parts(path):
+        assert LAYER[other] <= LAYER[name], f"{name} imports {other}"
+        assert (name, other) not in APART, f"{name} imports {other}"
+
+
+def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() -> None:
+    knowing = {str(path.relative_to(PACKAGE)) for path in MODULES if {n.split(".")[0] for n in imports(path)} & HEAVY}
+    assert knowing == {
+        "backends/architectures.py",
+        "backends/packed.py",
+        "backends/padded.py",
+        "backends/torch.py",
+        "families/tokenizer.py",
+    }
+
+
+def test_only_the_settings_read_the_environment() -> None:
+    # Elsewhere variables are set for libraries that read them, or a library's own one is read.
+    reading = {str(path.relative_to(PACKAGE)) for path in MODULES if "os.environ" in path.read_text()}
+    assert reading == {"settings.py", "loader.py", "server.py", "cli.py", "telemetry/metrics.py"}
+
+
+def test_importing_the_application_loads_no_torch_and_configures_nothing() -> None:
+    probe = (
+        "import logging, os, sys, threading\n"
+        "before = dict(os.environ)\n"
+        "import reranker_serve.app\n"
+        "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy modules'\n"
+        "assert dict(os.environ) == before, 'environment'\n"
+        "assert not logging.getLogger().handlers, 'logging'\n"
+        "assert not logging.getLogger('reranker_serve').handlers, 'logging'\n"
+        "assert threading.active_count() == 1, 'threads'\n"
+    )
+    done = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_files_and_functions_stay_small() -> None:
+    for path in MODULES:
+        text = path.read_text()
+        assert text.count("\n") <= 350, path
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                assert (node.end_lineno or 0) - node.lineno < 70, f"{path}: {node.name}"

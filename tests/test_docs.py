@@ -1,0 +1,66 @@
+"""What is not documented fails the suite."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import httpx
+import pytest
+
+from reranker_serve.api.dialects import all_dialects
+from reranker_serve.settings import Settings, environment_name, markdown_table
+from tests.conftest import Connect
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+
+
+def test_the_settings_table_of_the_readme_is_the_generated_one() -> None:
+    assert markdown_table() in README, "paste what `reranker-serve settings` prints"
+
+
+@pytest.mark.parametrize("field", Settings.model_fields)
+def test_every_setting_is_documented(field: str) -> None:
+    assert environment_name(field) in DOCS
+
+
+async def test_every_endpoint_is_documented(connect: Connect) -> None:
+    async with connect() as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    assert len(paths) >= 10
+    assert [path for path in paths if f"`{path}`" not in DOCS and f" {path}`" not in DOCS] == []
+
+
+async def test_every_metric_is_documented_and_every_documented_one_exists(connect: Connect) -> None:
+    async with connect() as client:
+        exposition = (await client.get("/metrics")).text
+    existing = set(re.findall(r"^# TYPE (reranker_\w+(?<!_created)) ", exposition, re.MULTILINE))
+    documented = set(re.findall(r"\| `(reranker_\w+)` \|", (ROOT / "docs" / "metrics.md").read_text()))
+    assert existing == documented
+
+
+async def test_the_replies_of_the_readme_have_the_fields_of_real_ones(connect: Connect) -> None:
+    bodies = re.findall(r"-d '(\{.*?\})'\n```", README, re.DOTALL)
+    paths = re.findall(r"curl -s http://127\.0\.0\.1:8000(\S+)", README)
+    replies = re.findall(r"```json\n(.*?)\n```", README, re.DOTALL)
+    assert len(bodies) == len(paths) == len(replies) == 3
+    async with connect() as client:
+        for path, body, reply in zip(paths, bodies, replies, strict=True):
+            got = await client.post(path, content=body)
+            assert got.status_code == 200
+            assert set(got.json()) == set(httpx.Response(200, content=reply).json())
+
+
+def test_relative_links_lead_somewhere() -> None:
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    for page in pages:
+        for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+            assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
+
+
+def test_every_dialect_is_in_the_readme() -> None:
+    for dialect in all_dialects():
+        for path in dialect.paths:
+            assert f"`POST {path}`" in README

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import re
+
+import httpx
+
+from tests.conftest import Connect
+
+GOOD = {"query": "blue whale", "documents": ["the blue whale", "a red fox", "a red fox"]}
+
+
+async def values(client: httpx.AsyncClient) -> dict[str, float]:
+    text = (await client.get("/metrics")).text
+    return {name: float(value) for name, value in re.findall(r"^(reranker_\S+) (\S+)$", text, re.MULTILINE)}
+
+
+async def test_metrics_move_with_requests(connect: Connect) -> None:
+    async with connect() as client:
+        before = await values(client)
+        assert before["reranker_pairs_total"] == 0
+        reply = await client.post("/rerank", json=GOOD)
+        await client.post("/v1/rerank", json=GOOD)
+        await client.post("/v1/rerank", content=b"{")
+        await client.get("/health")
+        after = await values(client)
+    assert after['reranker_requests_total{dialect="native",status="200"}'] == 1
+    assert after['reranker_requests_total{dialect="cohere_v1",status="200"}'] == 1
+    assert after['reranker_requests_total{dialect="cohere_v1",status="400"}'] == 1
+    assert after['reranker_errors_total{kind="InvalidRequest"}'] == 1
+    assert after["reranker_pairs_total"] == 6
+    tokens = reply.json()["usage"]["prompt_tokens"]
+    assert after["reranker_tokens_total"] == after["reranker_batch_tokens_sum"] == 2 * tokens
+    assert after["reranker_queue_tokens"] == 0
+    assert after["reranker_request_seconds_count"] == 3
+    assert after["reranker_queue_seconds_count"] == after["reranker_inference_seconds_count"] == 2
+
+
+async def test_two_applications_count_apart(connect: Connect) -> None:
+    async with connect() as one, connect() as other:
+        await one.post("/rerank", json=GOOD)
+        assert (await values(one))["reranker_pairs_total"] == 3
+        assert (await values(other))["reranker_pairs_total"] == 0

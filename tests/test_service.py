@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+
+import numpy as np
+import pytest
+
+from reranker_serve.backends.fake import FakeBackend, fake_scorer
+from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, UnknownModel
+from reranker_serve.service import Reranker
+from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.types import EncodedItem, FloatArray, RerankRequest
+from tests.conftest import Gate, fake_settings
+
+QUERY = "blue whale"
+DOCUMENTS = ("a red fox", "the blue whale", "blue sky", "the blue whale", "a red fox")
+
+Serve = Callable[..., AbstractAsyncContextManager[Reranker]]
+
+
+@asynccontextmanager
+async def serving(backend: FakeBackend | None = None, **values: str) -> AsyncIterator[Reranker]:
+    reranker = Reranker(fake_scorer(backend), fake_settings(**values), Metrics())
+    try:
+        yield reranker
+    finally:
+        await asyncio.to_thread(reranker.close)
+
+
+def ask(**changes: object) -> RerankRequest:
+    values: dict[str, object] = {"query": QUERY, "documents": DOCUMENTS} | changes
+    return RerankRequest(**values)  # type: ignore[arg-type]
+
+
+async def test_best_first_and_ties_by_index() -> None:
+    async with serving() as reranker:
+        result = await reranker.rerank(ask())
+    assert [ranked.index for ranked in result.ranking] == [1, 3, 2, 0, 4]
+    scores = [ranked.score for ranked in result.ranking]
+    assert scores == sorted(scores, reverse=True)
+    assert all(0 <= score <= 1 for score in scores)
+
+
+async def test_equal_documents_are_computed_once_and_counted_once() -> None:
+    backend = FakeBackend()
+    async with serving(backend) as reranker:
+        result = await reranker.rerank(ask())
+        distinct = await reranker.rerank(ask(documents=tuple(dict.fromkeys(DOCUMENTS))))
+    assert backend.computed == 3 + 3
+    assert len(result.ranking) == 5
+    assert result.usage == distinct.usage
+
+
+async def test_top_n_keeps_the_best() -> None:
+    async with serving() as reranker:
+        result = await reranker.rerank(ask(top_n=2))
+    assert [ranked.index for ranked in result.ranking] == [1, 3]
+
+
+async def test_raw_scores_are_the_models_own_and_rank_the_same() -> None:
+    async with serving() as reranker:
+        raw = await reranker.rerank(ask(raw_scores=True))
+        usual = await reranker.rerank(ask())
+    assert [ranked.score for ranked in raw.ranking] == [1.0, 1.0, 0.0, -1.0, -1.0]
+    assert [ranked.index for ranked in raw.ranking] == [ranked.index for ranked in usual.ranking]
+
+
+async def test_truncation_is_told_where_the_document_is() -> None:
+    async with serving() as reranker:
+        result = await reranker.rerank(ask(documents=("blue", "blue " * 600, "whale")))
+    assert {ranked.index: ranked.truncated for ranked in result.ranking} == {0: False, 1: True, 2: False}
+
+
+async def test_times_add_up() -> None:
+    async with serving() as reranker:
+        timings = (await reranker.rerank(ask())).timings
+    parts = timings.tokenize_ms + timings.queue_ms + timings.inference_ms
+    assert 0 < parts <= timings.total_ms
+
+
+class NotANumber(FakeBackend):
+    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        rows = super().forward(items)
+        rows[rows > 0] = np.nan
+        return rows
+
+
+async def test_a_score_that_is_no_number_names_its_document() -> None:
+    async with serving(NotANumber()) as reranker:
+        with pytest.raises(InferenceFailed, match="document 1"):
+            await reranker.rerank(ask())
+        assert len((await reranker.rerank(ask(documents=("a", "b")))).ranking) == 2
+
+
+async def test_a_request_over_its_time_is_given_up_and_its_rest_is_not_computed(gate: Gate) -> None:
+    backend = FakeBackend(gate, batch_token_cap=8)
+    async with serving(backend, request_timeout="0.1") as reranker:
+        with pytest.raises(DeadlineExceeded, match=r"0\.1 s"):
+            await reranker.rerank(ask(documents=tuple(f"document {i}" for i in range(100))))
+        await asyncio.sleep(0.05)
+        assert reranker.engine.queued_tokens == 0
+        gate.open()
+    assert backend.computed <= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "said"),
+    [
+        ({"query": "  "}, InvalidRequest, "query must not be empty"),
+        ({"documents": ()}, InvalidRequest, "documents must not be empty"),
+        ({"documents": ("a",) * 6}, InvalidRequest, "6 documents, at most 5"),
+        ({"instruction": "be brief"}, InvalidRequest, "takes no instruction"),
+        ({"max_length": 3}, InvalidRequest, "from 4 to 512"),
+        ({"max_length": 513}, InvalidRequest, "from 4 to 512"),
+        ({"model": "other"}, UnknownModel, "'other'"),
+    ],
+)
+async def test_what_is_refused_is_refused_before_any_work(
+    changes: dict[str, object], error: type[Exception], said: str
+) -> None:
+    backend = FakeBackend()
+    async with serving(backend, max_documents="5", strict_model="true") as reranker:
+        with pytest.raises(error, match=said):
+            await reranker.rerank(ask(**changes))
+    assert backend.computed == 0
+
+
+@pytest.mark.parametrize(
+    ("cap", "batch_size", "max_length", "budget"),
+    [(None, "32", "512", 16384), (4096, "32", "512", 4096), (4096, "2", "64", 128)],
+)
+async def test_the_token_budget_is_what_is_configured_up_to_the_devices_cap(
+    cap: int | None, batch_size: str, max_length: str, budget: int
+) -> None:
+    async with serving(FakeBackend(batch_token_cap=cap), batch_size=batch_size, max_length=max_length) as reranker:
+        assert reranker.token_budget == budget

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from reranker_serve.errors import SettingsError
+from reranker_serve.settings import Settings, environment_name, load_settings
+
+NO_FILE = Path("/nonexistent")
+
+
+def read(environ: dict[str, str], env_file: Path = NO_FILE) -> tuple[Settings, list[str]]:
+    return load_settings(environ, env_file=env_file)
+
+
+def test_the_defaults() -> None:
+    settings, warnings = read({})
+    assert warnings == []
+    assert (settings.host, settings.port, settings.workers) == ("0.0.0.0", 8000, 1)
+    assert settings.model_name == settings.served_name == "BAAI/bge-reranker-v2-m3"
+    assert settings.model_path is None
+    assert settings.model_cache_dir == Path("models")
+    assert (settings.use_offline_mode, settings.use_fp16) == (False, True)
+    assert (settings.max_length, settings.batch_size) == (512, 32)
+    assert (settings.device, settings.api_keys, settings.log_level) == (None, (), "INFO")
+    assert settings.max_documents == 10_000
+
+
+def test_the_environment_wins_over_the_file_and_empty_means_not_set(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("RERANKER_PORT=9000\nRERANKER_MAX_LENGTH=256\nRERANKER_DEVICE=\nOTHER=1\n# RERANKER_HOST=x\n")
+    settings, warnings = read({"RERANKER_PORT": "9001", "RERANKER_LOG_LEVEL": " "}, file)
+    assert (settings.port, settings.max_length, settings.device, settings.log_level) == (9001, 256, None, "INFO")
+    assert warnings == []
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("PORT", "eighty", "integer"),
+        ("PORT", "0", "greater"),
+        ("PORT", "70000", "65535"),
+        ("WORKERS", "-1", "greater"),
+        ("MAX_LENGTH", "7", "greater than or equal to 8"),
+        ("BATCH_SIZE", "1.5", "integer"),
+        ("USE_OFFLINE_MODE", "maybe", "boolean"),
+        ("DEVICE", "tpu", "cuda"),
+        ("DEVICE", "cuda:x", "cuda"),
+        ("REQUEST_TIMEOUT", "0", "greater"),
+        ("REQUEST_TIMEOUT", "nan", "less than"),
+        ("LOG_LEVEL", "verbose", "'INFO'"),
+        ("API_KEY", ",,", "at least one key"),
+    ],
+)
+def test_a_malformed_value_is_one_line_that_names_the_variable(name: str, value: str, said: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read({f"RERANKER_{name}": value})
+    line = str(caught.value)
+    assert line.startswith(f"RERANKER_{name}=")
+    assert said in line
+    assert "\n" not in line
+
+
+def test_an_unknown_name_is_warned_about_with_the_nearest_known_one(tmp_path: Path) -> None:
+    file = tmp_path / ".env"
+    file.write_text("RERANKER_MODELPATH=x\n")
+    _, warnings = read({"RERANKER_BATCHSIZE": "3", "PATH": "/bin"}, file)
+    assert len(warnings) == 2
+    assert "RERANKER_MODELPATH is ignored; the nearest known one is RERANKER_MODEL_PATH" in warnings[0]
+    assert "RERANKER_BATCHSIZE is ignored; the nearest known one is RERANKER_BATCH_SIZE" in warnings[1]
+
+
+def test_what_kubernetes_sets_for_a_service_named_reranker_is_recognised() -> None:
+    settings, warnings = read(
+        {
+            "RERANKER_PORT": "tcp://10.0.0.1:8000",
+            "RERANKER_PORT_8000_TCP": "tcp://10.0.0.1:8000",
+            "RERANKER_PORT_8000_TCP_PROTO": "tcp",
+            "RERANKER_PORT_8000_TCP_PORT": "8000",
+            "RERANKER_PORT_8000_TCP_ADDR": "10.0.0.1",
+            "RERANKER_SERVICE_HOST": "10.0.0.1",
+            "RERANKER_SERVICE_PORT": "8000",
+            "RERANKER_SERVICE_PORT_HTTP": "8000",
+        }
+    )
+    assert settings.port == 8000
+    assert "port" not in settings.model_fields_set
+    (warning,) = warnings
+    assert "Kubernetes" in warning
+    assert "enableServiceLinks: false" in warning
+
+
+def test_keys_are_several_and_never_shown() -> None:
+    settings, _ = read({"RERANKER_API_KEY": "s3cret, sch\u00fcssel ,"})
+    assert settings.api_keys == (b"s3cret", "sch\u00fcssel".encode())
+    assert "s3cret" not in repr(settings)
+    assert "s3cret" not in str(settings.model_dump())
+
+
+def test_a_folder_is_served_under_its_name_unless_a_name_is_given(tmp_path: Path) -> None:
+    folder = str(tmp_path / "my-model")
+    assert read({"RERANKER_MODEL_PATH": folder})[0].served_name == "my-model"
+    both = {"RERANKER_MODEL_PATH": folder, "RERANKER_MODEL_NAME": "team/reranker"}
+    assert read(both)[0].served_name == "team/reranker"
+
+
+def test_settings_cannot_be_changed() -> None:
+    settings, _ = read({})
+    with pytest.raises(ValueError, match="frozen"):
+        settings.port = 1  # type: ignore[misc]
+
+
+def test_an_env_file_that_is_not_text_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / ".env").write_bytes(b"RERANKER_PORT=\xff\xfe\n")
+    with pytest.raises(SettingsError, match="cannot be read"):
+        read({}, tmp_path / ".env")
+
+
+def test_every_field_has_a_sentence() -> None:
+    for name, field in Settings.model_fields.items():
+        assert field.description, environment_name(name)
