@@ -77,12 +77,20 @@ def load(folder: Path, readout: Readout, *, device: str | None, half_precision: 
 
 def inspect_machine() -> policy.Machine:
     """The facts that the device policy decides on."""
-    cpu = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
     return policy.Machine(
         cuda_devices=torch.cuda.device_count() if torch.cuda.is_available() else 0,
         mps=torch.backends.mps.is_available(),
-        cpu_bfloat16=bool(cpu.get("avx512_bf16") or cpu.get("amx_bf16")),
+        cpu_bfloat16=_multiplies_bfloat16(),
     )
+
+
+def _multiplies_bfloat16() -> bool:
+    if hasattr(torch.cpu, "get_capabilities"):
+        found = torch.cpu.get_capabilities()
+        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
+    # Before that function there were only private ones, and not in every version.
+    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
+    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
 def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
