@@ -1,8 +1,8 @@
 """Text to token ids, treating all text as data.
 
 Queries and documents come from strangers: `</s>` or `[SEP]` inside one must not end a
-sequence. So text is encoded by a copy of the checkpoint's tokenizer that knows no control
-tokens, and the ids of the template (`<s> ... </s></s> ... </s>`) are put around it here.
+sequence. So text is encoded by the checkpoint's tokenizer without its control tokens, and the
+ids of the template (`<s> ... </s></s> ... </s>`) are put around it here.
 """
 
 from __future__ import annotations
@@ -44,10 +44,9 @@ class TextEncoder:
     """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        full = _load(folder)
-        self._plain = without_control_tokens(full)
-        self.single = _single_template(full)
-        self.pair = _pair_template(full)
+        self._plain = _build(folder)
+        self.single = _single_template(self._plain)
+        self.pair = _pair_template(self._plain)
 
     def encode(self, texts: Sequence[str], limit: int) -> list[TokenArray]:
         """Ids of each text without template, [length]; of a long text at least `limit + 1`.
@@ -82,18 +81,17 @@ def join(template: Template, first: TokenArray, second: TokenArray | None = None
     return EncodedItem(ids, boundary if template.second_type_from_middle else len(ids))
 
 
-def without_control_tokens(full: Tokenizer) -> Tokenizer:
-    """A copy that encodes every control token's spelling as the plain characters it is.
+def without_control_tokens(description: dict[str, Any]) -> dict[str, Any]:
+    """A tokenizer.json that encodes every control token's spelling as the plain characters it is.
 
     Added tokens made of whitespace alone stay: they are how ModernBERT spells indentation.
+    The template stays too; it puts its tokens in by id, and only where it is asked for.
     """
-    description = json.loads(full.to_str())
     added = description.get("added_tokens") or []
     control = [token for token in added if token["content"].replace("\u2581", " ").strip()]
-    description["added_tokens"] = [token for token in added if token not in control]
-    description.update(post_processor=None, truncation=None, padding=None)
-    _hide(description["model"], {token["id"]: token["content"] for token in control})
-    return Tokenizer.from_str(json.dumps(description))
+    plain = description | {"added_tokens": [token for token in added if token not in control]}
+    _hide(plain["model"], {token["id"]: token["content"] for token in control})
+    return plain | {"truncation": None, "padding": None}
 
 
 def _hide(model: dict[str, Any], control: dict[int, str]) -> None:
@@ -115,26 +113,33 @@ def _hide(model: dict[str, Any], control: dict[int, str]) -> None:
                 vocabulary[f" {spelling}"] = vocabulary.pop(spelling)
 
 
-def _load(folder: Path) -> Tokenizer:
-    path = folder / "tokenizer.json"
+def _build(folder: Path) -> Tokenizer:
     try:
-        if path.is_file():
-            return Tokenizer.from_file(str(path))
-        # Converts the older formats (vocab.txt, sentencepiece.bpe.model).
-        from transformers import AutoTokenizer
-
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-        backend = getattr(tokenizer, "backend_tokenizer", None)
+        return Tokenizer.from_str(json.dumps(without_control_tokens(json.loads(_description(folder)))))
+    except ModelError:
+        raise
     except Exception as error:  # the tokenizers library raises bare Exception
         reason = str(error).strip().splitlines()[:1]
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(reason)}") from None
+
+
+def _description(folder: Path) -> str:
+    path = folder / "tokenizer.json"
+    if path.is_file():
+        return path.read_text(encoding="utf-8")
+    # Converts the older formats (vocab.txt, sentencepiece.bpe.model).
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    backend = getattr(tokenizer, "backend_tokenizer", None)
     if not isinstance(backend, Tokenizer):
         raise ModelError(f"the tokenizer in {folder} has no fast version: add its tokenizer.json")
-    return backend
+    description: str = backend.to_str()
+    return description
 
 
-def _pair_template(full: Tokenizer) -> Template:
-    encoding = _probe(full, "a", "b")
+def _pair_template(tokenizer: Tokenizer) -> Template:
+    encoding: Any = tokenizer.encode("a", "b")
     kinds = encoding.sequence_ids
     first, second = kinds.index(0), kinds.index(1)
     middle_at = next(i for i in range(first, second) if kinds[i] is None)
@@ -147,15 +152,9 @@ def _pair_template(full: Tokenizer) -> Template:
     )
 
 
-def _single_template(full: Tokenizer) -> Template:
-    encoding = _probe(full, "a")
+def _single_template(tokenizer: Tokenizer) -> Template:
+    encoding: Any = tokenizer.encode("a")
     kinds = encoding.sequence_ids
     first = kinds.index(0)
     tail_at = len(kinds) - next(i for i, kind in enumerate(reversed(kinds)) if kind == 0)
     return Template(head=tuple(encoding.ids[:first]), middle=(), tail=tuple(encoding.ids[tail_at:]))
-
-
-def _probe(full: Tokenizer, first: str, second: str | None = None) -> Any:
-    full.no_truncation()
-    full.no_padding()
-    return full.encode(first, second)
