@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -16,8 +16,6 @@ from tests.conftest import Gate, fake_settings
 
 QUERY = "blue whale"
 DOCUMENTS = ("a red fox", "the blue whale", "blue sky", "the blue whale", "a red fox")
-
-Serve = Callable[..., AbstractAsyncContextManager[Reranker]]
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 from collections.abc import Callable
@@ -76,7 +77,8 @@ class Lifecycle:
             logger.debug("loading failed", exc_info=error)
             self._fail(f"loading the model failed: {type(error).__name__}: {error}")
         else:
-            loop.call_soon_threadsafe(self._serve, scorer)
+            with contextlib.suppress(RuntimeError):  # the loop is closed: stopped while loading
+                loop.call_soon_threadsafe(self._serve, scorer)
 
     def _fail(self, reason: str) -> None:
         logger.critical("%s", reason)

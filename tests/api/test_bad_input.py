@@ -32,6 +32,11 @@ def changed(**changes: Any) -> bytes:
     return json.dumps(GOOD | changes).encode()
 
 
+def nested(depth: int) -> bytes:
+    """A document that would be echoed, with a surrogate to clean up at the bottom."""
+    return b'{"query": "a", "documents": [{"text": "a", "x": %b"\\ud83d"%b}]}' % (b"[" * depth, b"]" * depth)
+
+
 @pytest.mark.parametrize("path", PATHS)
 @pytest.mark.parametrize(
     ("body", "said"),
@@ -67,6 +72,8 @@ def changed(**changes: Any) -> bytes:
         (b'{"query": "a", "documents": ["a"], "top_n": 1e999}', "top_n"),
         (b'{"query": "a", "documents": ["a"], "top_n": ' + b"9" * 5000 + b"}", "JSON"),
         (b"[" * 100_000, "nested"),
+        *((nested(depth), "nested") for depth in (101, 400, 600, 900)),
+        (b'{"query": "a", "documents": [{"text": "a", "n": 1e999}]}', "number"),
         (b'{"query": "\xff\xfe", "documents": ["a"]}', "not valid JSON"),
         (b"\x00\x01\x02", "not valid JSON"),
     ],
@@ -89,6 +96,9 @@ async def test_wrong_input_is_400_and_says_what_is_wrong(path: str, body: bytes,
         changed(documents=["\u202eabc\u202c", "\ufeff", "\U0010ffff"]),
         changed(unknown_field={"a": 1}, model="anything", documents=["a"] * 5),
         json.dumps(GOOD).encode("utf-16"),
+        changed(documents=["cut \ud83d"]).decode().encode("utf-16"),
+        changed(documents=[{"text": "a", "deep": [[[[[[[[[[1.5e300]]]]]]]]]]}]),
+        changed(top_n=10**40),
         b"\xef\xbb\xbf" + json.dumps(GOOD).encode(),
     ],
 )
@@ -161,6 +171,22 @@ async def test_another_model_is_404_in_strict_mode_only(connect: Connect) -> Non
         assert (await client.post("/v2/rerank", json=GOOD)).status_code == 200
 
 
+@pytest.mark.parametrize("odd", ["x\ny", "x\r\n\u2028y", "x" * 100_000])
+async def test_what_an_error_quotes_of_the_request_stays_one_short_line(odd: str, connect: Connect) -> None:
+    async with connect(strict_model="true") as client:
+        for path, body, status in [
+            ("/rerank", GOOD | {"model": odd}, 404),
+            ("/v1/rerank", GOOD | {"documents": [{"body": "b"}], "rank_fields": [odd]}, 400),
+            ("/rerank", GOOD | {"max_length": int("9" * 1000)}, 400),
+            (f"/{odd[:5000]}".replace("\n", "%0A").replace("\r", "%0D"), GOOD, 404),
+        ]:
+            reply = await client.post(path, json=body)
+            assert reply.status_code == status
+            line = message(reply)
+            assert len(line) <= 500
+            assert line.splitlines() == [line]
+
+
 async def test_a_request_that_can_never_fit_the_queue_is_413(connect: Connect) -> None:
     async with connect(max_queue_tokens="10") as client:
         reply = await client.post("/rerank", json=GOOD | {"documents": ["a b c", "d e f", "g h i"]})
@@ -168,11 +194,20 @@ async def test_a_request_that_can_never_fit_the_queue_is_413(connect: Connect) -
     assert "fewer documents" in message(reply)
 
 
+@pytest.mark.parametrize("method", ["GET", "PUT", "DELETE", "PATCH", "OPTIONS"])
+@pytest.mark.parametrize("path", PATHS)
+async def test_rerank_paths_take_post_only(path: str, method: str, connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.request(method, path)
+    assert (reply.status_code, reply.headers["Allow"]) == (405, "POST")
+    assert "POST" in message(reply)
+
+
 async def test_wrong_method_and_unknown_path(connect: Connect) -> None:
     async with connect() as client:
-        wrong = await client.get("/rerank")
-        assert (wrong.status_code, wrong.headers["Allow"]) == (405, "POST")
-        assert "POST" in message(wrong)
+        wrong = await client.post("/metrics")
+        assert (wrong.status_code, wrong.headers["Allow"]) == (405, "GET")
+        assert "GET" in message(wrong)
         missing = await client.post("/v3/rerank", json=GOOD)
         assert missing.status_code == 404
         assert "/docs" in message(missing)

@@ -74,12 +74,19 @@ async def test_a_dead_model_thread_is_loud(connect: Connect) -> None:
         assert (await client.post("/v1/rerank", json=GOOD)).status_code == 503
 
 
+async def queue_holds(tokens: int, client: httpx.AsyncClient) -> None:
+    """Until that many tokens wait."""
+    async with asyncio.timeout(5):
+        while f"reranker_queue_tokens {tokens}.0" not in (await client.get("/metrics")).text:
+            await asyncio.sleep(0.005)
+
+
 async def test_overload_is_429_with_whole_seconds(connect: Connect, gate: Gate) -> None:
     async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20") as client:
         first = asyncio.create_task(client.post("/rerank", json=GOOD))
         await gate.entered()
         second = asyncio.create_task(client.post("/rerank", json=GOOD))
-        await asyncio.sleep(0.05)
+        await queue_holds(18, client)
         refused = await client.post("/v2/rerank", json=GOOD)
         gate.open()
         assert refused.status_code == 429
@@ -136,3 +143,55 @@ async def test_no_or_an_unsafe_request_id_is_replaced(given: str | None, connect
         ids = [(await client.get("/health", headers=headers)).headers["X-Request-ID"] for _ in range(2)]
     assert len(set(ids)) == 2
     assert all(one.startswith("req-") for one in ids)
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "reranker_serve.access"]
+
+
+async def test_each_request_has_one_access_line_without_its_text(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "reranker_serve.access")
+    async with connect() as client:
+        await client.post("/v1/rerank", json=GOOD, headers={"X-Request-ID": "abc"})
+        await client.post("/rerank", json=GOOD | {"query": ""})
+        await client.get("/health")
+    scored, refused = access_lines(caplog)
+    assert scored.startswith("POST /v1/rerank 200 ")
+    assert scored.endswith(" dialect=cohere_v1 documents=2 tokens=12 id=abc")
+    assert refused.startswith("POST /rerank 400 ")
+    assert " error=InvalidRequest " in refused
+    assert "whale" not in scored + refused
+
+
+async def test_a_path_cannot_forge_an_access_line(connect: Connect, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "reranker_serve.access")
+    async with connect() as client:
+        await client.get("/x%0D%0APOST%20/rerank%20200%1b[31m%E2%80%A8")
+    (line,) = access_lines(caplog)
+    assert line.startswith("GET /x%0D%0APOST%20/rerank%20200%1B%5B31m%E2%80%A8 404 ")
+
+
+async def test_a_client_that_goes_away_while_it_sends_gets_nothing() -> None:
+    backend = FakeBackend()
+    app = create_app(fake_settings(), fake_scorer(backend))
+    messages = iter(
+        [{"type": "http.request", "body": b'{"query": "a", ', "more_body": True}, {"type": "http.disconnect"}]
+    )
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(messages)
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/rerank", "headers": [], "query_string": b""}
+    async with app.router.lifespan_context(app):
+        await asyncio.wait_for(app(scope, receive, send), 5)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+            metrics = (await client.get("/metrics")).text
+    assert sent == []
+    assert backend.computed == 0
+    assert 'reranker_requests_total{dialect="native",status="499"} 1.0' in metrics

