@@ -7,6 +7,8 @@ with one line; the `BackendError`s stay between a backend and the engine.
 
 from __future__ import annotations
 
+_LONGEST_MESSAGE = 500
+
 
 class RerankerError(Exception):
     """Base of all errors of this package; `str(error)` is one line fit for a user."""
@@ -35,10 +37,17 @@ class PortError(StartupError):
 
 
 class RequestError(RerankerError):
-    """One request cannot be answered. `retry_after` is in whole seconds, if retrying helps."""
+    """One request cannot be answered. `retry_after` is in whole seconds, if retrying helps.
+
+    A message may quote the request, so it is brought to one line of bounded length.
+    """
 
     retry_after: int | None = None
     param: str | None = None
+
+    def __init__(self, message: str) -> None:
+        line = " ".join(message.split())
+        super().__init__(line if len(line) <= _LONGEST_MESSAGE else line[: _LONGEST_MESSAGE - 1] + "…")
 
 
 class InvalidRequest(RequestError):

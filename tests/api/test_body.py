@@ -21,26 +21,23 @@ JSON = st.recursive(
 ENCODINGS = ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-32-le", "utf-32-be"]
 
 
-def parsed_or_refused(raw: bytes) -> Any:
-    """What came out, which a reply may always hold; an `InvalidRequest` counts as None."""
+def check(raw: bytes) -> None:
+    """`raw` is refused, or becomes what a reply may hold; nothing else is raised."""
     try:
         data = parse_json(raw)
-    except InvalidRequest as error:
-        assert str(error)
-        assert "\n" not in str(error)
-        return None
+    except InvalidRequest:
+        return
     json.dumps(data, ensure_ascii=False, allow_nan=False).encode()
-    return data
 
 
-@given(raw=st.binary(max_size=30) | st.text("[]{}\",:\\ud8Nae1+-.", max_size=20).map(str.encode))
+@given(raw=st.binary(max_size=30) | st.text('[]{}",:\\ud8Nae1+-.', max_size=20).map(str.encode))
 def test_any_bytes_are_json_or_an_error(raw: bytes) -> None:
-    parsed_or_refused(raw)
+    check(raw)
 
 
 @given(data=JSON, encoding=st.sampled_from(ENCODINGS), escaped=st.booleans())
 def test_any_json_in_any_unicode_encoding_is_read_or_an_error(data: Any, encoding: str, escaped: bool) -> None:
-    parsed_or_refused(json.dumps(data, ensure_ascii=escaped).encode(encoding, "surrogatepass"))
+    check(json.dumps(data, ensure_ascii=escaped).encode(encoding, "surrogatepass"))
 
 
 @pytest.mark.parametrize("encoding", ENCODINGS)

@@ -77,7 +77,7 @@ async def test_a_dead_model_thread_is_loud(connect: Connect) -> None:
 async def queue_holds(tokens: int, client: httpx.AsyncClient) -> None:
     """Until that many tokens wait."""
     async with asyncio.timeout(5):
-        while f"reranker_queue_tokens {tokens}.0" not in (await client.get("/metrics")).text:
+        while f"reranker_queue_tokens {tokens}.0" not in (await client.get("/metrics")).text:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn, TypeVar
@@ -12,7 +13,10 @@ from pydantic import BaseModel, ValidationError
 from reranker_serve.errors import InvalidRequest
 
 # An escaped surrogate, or one encoded as if it were a character: only then is a clean-up needed.
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]|\xed[\xa0-\xbf]")
+_SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
+# Documents may be echoed: what is read must be nested no deeper than can surely be written again.
+_DEEPEST = 100
+_TOO_DEEP = "the body is nested too deeply"
 
 Body = TypeVar("Body", bound=BaseModel)
 
@@ -31,22 +35,42 @@ def parse(raw: bytes, model: type[Body]) -> Body:
 def parse_json(raw: bytes) -> Any:
     """Strict JSON, whatever the content type says.
 
-    NaN and Infinity are refused. Lone surrogates, which clients that cut text in the middle
-    of an emoji send, become U+FFFD.
+    NaN, Infinity and numbers beyond the range of a float are refused. Lone surrogates, which
+    clients that cut text in the middle of an emoji send, become U+FFFD.
     """
     if not raw.strip():
         raise InvalidRequest("the body is empty: send a JSON object")
     try:
-        data = json.loads(raw, parse_constant=_refuse_constant)
+        text = raw.decode(json.detect_encoding(raw), "surrogatepass")
+        data = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant)
     except RecursionError:
-        raise InvalidRequest("the body is nested too deeply") from None
+        raise InvalidRequest(_TOO_DEEP) from None
     except ValueError as error:
         raise InvalidRequest(f"the body is not valid JSON: {error}") from None
-    return _without_surrogates(data) if _SURROGATE.search(raw) else data
+    if text.count("[") + text.count("{") > _DEEPEST and _too_deep(data):
+        raise InvalidRequest(_TOO_DEEP)
+    return _without_surrogates(data) if _SURROGATE.search(text) else data
 
 
 def _refuse_constant(name: str) -> NoReturn:
     raise ValueError(f"{name} is not a JSON number")
+
+
+def _finite(digits: str) -> float:
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits} is too large a number")
+    return number
+
+
+def _too_deep(data: Any) -> bool:
+    level = [data]
+    for _ in range(_DEEPEST):
+        children = (part.values() if isinstance(part, dict) else part for part in level)
+        level = [child for parts in children for child in parts if isinstance(child, dict | list)]
+        if not level:
+            return False
+    return True
 
 
 def _without_surrogates(data: Any) -> Any:

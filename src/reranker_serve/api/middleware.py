@@ -8,6 +8,7 @@ import time
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from urllib.parse import quote
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
@@ -99,7 +100,7 @@ class Boundary:
             level,
             "%s %s %d %.1fms dialect=%s%s id=%s",
             scope["method"],
-            scope["path"],
+            quote(scope["path"]),  # it came decoded: a line break in it must not begin a line of the log
             exchange.status,
             seconds * 1e3,
             exchange.dialect,

@@ -40,6 +40,8 @@ class Job:
     """
 
     def __init__(self, items: Sequence[EncodedItem], submitted_at: float) -> None:
+        if not items:
+            raise ValueError("a job of no items would wait for ever")
         self.items = tuple(items)
         self.future: Future[JobResult] = Future()
         self.waiting_tokens = sum(len(item) for item in self.items)
