@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,34 @@ def test_only_the_settings_read_the_environment() -> None:
     # Elsewhere variables are set for libraries that read them, or a library's own one is read.
     reading = {str(path.relative_to(PACKAGE)) for path in MODULES if "os.environ" in path.read_text()}
     assert reading == {"settings.py", "loader.py", "server.py", "cli.py", "telemetry/metrics.py"}
+
+
+def test_nothing_in_the_package_depends_on_the_fake_scorer() -> None:
+    using = [path for path in MODULES if "reranker_serve.backends.fake" in imports(path)]
+    assert using == []
+
+
+def run_on_import(tree: ast.AST) -> Iterator[ast.AST]:
+    """Every node that is evaluated when its module is imported: all but the bodies of functions."""
+    for child in ast.iter_child_nodes(tree):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda):
+            continue
+        if isinstance(child, ast.If) and ast.unparse(child.test) == "__name__ == '__main__'":
+            continue
+        yield child
+        yield from run_on_import(child)
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_importing_a_module_reads_no_environment_and_configures_no_logging(path: Path) -> None:
+    if path.name == "__main__.py":
+        return  # runs the command line, which is its purpose
+    names = {node.attr for node in run_on_import(ast.parse(path.read_text())) if isinstance(node, ast.Attribute)}
+    calls = [
+        ast.unparse(node.func) for node in run_on_import(ast.parse(path.read_text())) if isinstance(node, ast.Call)
+    ]
+    assert not names & {"environ", "getenv", "basicConfig", "setLevel", "addHandler", "captureWarnings"}
+    assert not {name.split(".")[-1] for name in calls} & {"load_settings", "configure_logging", "create_app", "open"}
 
 
 def test_importing_the_application_loads_no_torch_and_configures_nothing() -> None:

@@ -37,6 +37,12 @@ def test_every_dialect_renders_it(kind: type[errors.RequestError]) -> None:
         assert body["error"]["type"]
 
 
+def test_what_a_message_quotes_cannot_make_it_long_or_break_the_line() -> None:
+    assert str(errors.InvalidRequest(" model 'a\r\nb\u2028c'\tis unknown")) == "model 'a b c' is unknown"
+    assert str(errors.UnknownModel("x" * 500)) == "x" * 500
+    assert str(errors.UnknownModel("x" * 501)) == "x" * 499 + "\u2026"
+
+
 def test_errors_that_pass_tell_when_to_come_back() -> None:
     waits = {kind for kind in STATUS if "Retry-After" in headers_of(example(kind))}
     assert waits == {errors.Overloaded, errors.NotReady}

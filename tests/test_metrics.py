@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Sequence
 
 import httpx
 
-from tests.conftest import Connect
+from reranker_serve.backends.fake import FakeBackend
+from reranker_serve.errors import BackendLost
+from reranker_serve.types import EncodedItem
+from tests.conftest import Connect, Gate
 
 GOOD = {"query": "blue whale", "documents": ["the blue whale", "a red fox", "a red fox"]}
 
@@ -33,6 +38,33 @@ async def test_metrics_move_with_requests(connect: Connect) -> None:
     assert after["reranker_queue_tokens"] == 0
     assert after["reranker_request_seconds_count"] == 3
     assert after["reranker_queue_seconds_count"] == after["reranker_inference_seconds_count"] == 2
+
+
+async def test_the_queue_gauge_follows_the_queue_and_returns_to_zero(connect: Connect, gate: Gate) -> None:
+    async with connect(FakeBackend(gate, batch_token_cap=8)) as client:
+        waiting = asyncio.create_task(client.post("/rerank", json=GOOD))
+        await gate.entered()
+        # Two distinct documents of 6 tokens: one is with the model, one waits.
+        assert (await values(client))["reranker_queue_tokens"] == 6
+        gate.open()
+        assert (await waiting).status_code == 200
+        assert (await values(client))["reranker_queue_tokens"] == 0
+
+
+async def test_the_queue_gauge_returns_to_zero_when_the_model_dies(connect: Connect, gate: Gate) -> None:
+    def die(items: Sequence[EncodedItem]) -> None:
+        gate(items)
+        raise BackendLost("gone")
+
+    async with connect(FakeBackend(die, batch_token_cap=8)) as client:
+        waiting = asyncio.create_task(client.post("/rerank", json=GOOD))
+        await gate.entered()
+        assert (await values(client))["reranker_queue_tokens"] == 6
+        gate.open()
+        assert (await waiting).status_code == 503
+        after = await values(client)
+    assert after["reranker_queue_tokens"] == 0
+    assert after['reranker_errors_total{kind="NotReady"}'] == 1
 
 
 async def test_two_applications_count_apart(connect: Connect) -> None:

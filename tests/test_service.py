@@ -51,6 +51,13 @@ async def test_equal_documents_are_computed_once_and_counted_once() -> None:
     assert result.usage == distinct.usage
 
 
+async def test_many_ties_keep_the_order_of_the_request() -> None:
+    async with serving() as reranker:
+        result = await reranker.rerank(ask(documents=tuple(f"whale {i}" if i % 3 else f"fox {i}" for i in range(300))))
+    expected = [i for i in range(300) if i % 3] + [i for i in range(300) if not i % 3]
+    assert [ranked.index for ranked in result.ranking] == expected
+
+
 async def test_top_n_keeps_the_best() -> None:
     async with serving() as reranker:
         result = await reranker.rerank(ask(top_n=2))

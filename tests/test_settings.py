@@ -24,7 +24,10 @@ def test_the_defaults() -> None:
     assert (settings.use_offline_mode, settings.use_fp16) == (False, True)
     assert (settings.max_length, settings.batch_size) == (512, 32)
     assert (settings.device, settings.api_keys, settings.log_level) == (None, (), "INFO")
-    assert settings.max_documents == 10_000
+    assert settings.api_key is None
+    assert (settings.cpu_threads, settings.strict_model) == (None, False)
+    assert (settings.max_documents, settings.max_body_bytes, settings.max_queue_tokens) == (10_000, 2**25, 2_000_000)
+    assert settings.request_timeout == 300
 
 
 def test_the_environment_wins_over_the_file_and_empty_means_not_set(tmp_path: Path) -> None:
@@ -35,24 +38,39 @@ def test_the_environment_wins_over_the_file_and_empty_means_not_set(tmp_path: Pa
     assert warnings == []
 
 
-@pytest.mark.parametrize(
-    ("name", "value", "said"),
-    [
-        ("PORT", "eighty", "integer"),
-        ("PORT", "0", "greater"),
-        ("PORT", "70000", "65535"),
-        ("WORKERS", "-1", "greater"),
-        ("MAX_LENGTH", "7", "greater than or equal to 8"),
-        ("BATCH_SIZE", "1.5", "integer"),
-        ("USE_OFFLINE_MODE", "maybe", "boolean"),
-        ("DEVICE", "tpu", "cuda"),
-        ("DEVICE", "cuda:x", "cuda"),
-        ("REQUEST_TIMEOUT", "0", "greater"),
-        ("REQUEST_TIMEOUT", "nan", "less than"),
-        ("LOG_LEVEL", "verbose", "'INFO'"),
-        ("API_KEY", ",,", "at least one key"),
-    ],
-)
+MALFORMED = [
+    ("PORT", "eighty", "integer"),
+    ("PORT", "0", "greater"),
+    ("PORT", "70000", "65535"),
+    ("WORKERS", "-1", "greater"),
+    ("MAX_LENGTH", "7", "greater than or equal to 8"),
+    ("BATCH_SIZE", "1.5", "integer"),
+    ("USE_OFFLINE_MODE", "maybe", "boolean"),
+    ("DEVICE", "tpu", "cuda"),
+    ("DEVICE", "cuda:x", "cuda"),
+    ("REQUEST_TIMEOUT", "0", "greater"),
+    ("REQUEST_TIMEOUT", "nan", "less than"),
+    ("LOG_LEVEL", "verbose", "'INFO'"),
+    ("REQUEST_TIMEOUT", "inf", "less than"),
+    ("USE_FP16", "half", "boolean"),
+    ("STRICT_MODEL", "2", "boolean"),
+    ("CPU_THREADS", "0", "greater"),
+    ("MAX_DOCUMENTS", "0", "greater"),
+    ("MAX_BODY_BYTES", "1k", "integer"),
+    ("MAX_BODY_BYTES", "1000", "1024"),
+    ("MAX_QUEUE_TOKENS", "-5", "greater"),
+    ("PORT", "80\n81", "integer"),
+    ("API_KEY", ",,", "at least one key"),
+    ("API_KEY", " , ", "at least one key"),
+]
+
+
+def test_every_setting_that_can_be_malformed_is_tried() -> None:
+    any_text = {"host", "model_name", "model_path", "model_cache_dir"}
+    assert {name.lower() for name, _, _ in MALFORMED} == Settings.model_fields.keys() - any_text
+
+
+@pytest.mark.parametrize(("name", "value", "said"), MALFORMED)
 def test_a_malformed_value_is_one_line_that_names_the_variable(name: str, value: str, said: str) -> None:
     with pytest.raises(SettingsError) as caught:
         read({f"RERANKER_{name}": value})
@@ -103,6 +121,21 @@ def test_a_folder_is_served_under_its_name_unless_a_name_is_given(tmp_path: Path
     assert read({"RERANKER_MODEL_PATH": folder})[0].served_name == "my-model"
     both = {"RERANKER_MODEL_PATH": folder, "RERANKER_MODEL_NAME": "team/reranker"}
     assert read(both)[0].served_name == "team/reranker"
+
+
+@pytest.mark.parametrize("environ", [{"RERANKER_PORT": "x"}, {"RERANKER_LOG_LEVEL": "loud"}])
+def test_a_key_is_in_no_error(environ: dict[str, str]) -> None:
+    with pytest.raises(SettingsError) as caught:
+        read(environ | {"RERANKER_API_KEY": "s3cret"})
+    assert "s3cret" not in str(caught.value)
+    with pytest.raises(SettingsError, match=r"RERANKER_API_KEY=\*\*\* is not valid"):
+        read({"RERANKER_API_KEY": ", ,"})
+
+
+def test_a_key_in_an_unknown_name_is_not_shown() -> None:
+    _, warnings = read({"RERANKER_API_KEYS": "s3cret"})
+    assert "RERANKER_API_KEY" in warnings[0]
+    assert "s3cret" not in warnings[0]
 
 
 def test_settings_cannot_be_changed() -> None:
