@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker_serve.api.body import parse_json
+from reranker_serve.api.body import Document, document_texts, echo, parse_json
 from reranker_serve.errors import InvalidRequest
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=6)  # unpaired surrogates too
@@ -60,6 +60,34 @@ def test_deep_nesting_is_refused_whatever_the_stack_has_left(depth: int, leaf: s
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         with pytest.raises(InvalidRequest, match="nested too deeply"):
             parse_json((opening * depth + leaf + closing * depth).encode())
+
+
+@pytest.mark.parametrize(
+    ("document", "rank_fields", "ranked", "echoed"),
+    [
+        ("plain", None, "plain", {"text": "plain"}),
+        ("plain", ["title"], "plain", {"text": "plain"}),
+        ({"text": "t", "id": 1}, None, "t", {"text": "t", "id": 1}),
+        ({"text": "t", "id": 1}, [], "t", {"text": "t", "id": 1}),
+        ({"text": "", "id": 1}, None, "", {"text": "", "id": 1}),
+        ({"text": 5}, None, "5", {"text": "5"}),
+        ({"title": "a", "body": "b"}, ["body", "title"], "b\na", {"title": "a", "body": "b", "text": "b\na"}),
+        ({"title": "a", "body": None}, ["body", "title"], "a", {"title": "a", "body": None, "text": "a"}),
+        ({"tags": ["\u4f60", 1]}, ["tags"], '["\u4f60", 1]', {"tags": ["\u4f60", 1], "text": '["\u4f60", 1]'}),
+        ({"text": "t", "title": "a"}, ["title"], "a", {"text": "t", "title": "a"}),
+    ],
+)
+def test_what_is_ranked_of_a_document_and_how_it_is_echoed(
+    document: Document, rank_fields: list[str] | None, ranked: str, echoed: dict[str, Any]
+) -> None:
+    assert document_texts([document], rank_fields) == (ranked,)
+    assert echo(document, rank_fields) == echoed
+
+
+@pytest.mark.parametrize("document", [{}, {"body": "b"}, {"text": None}])
+def test_a_document_without_its_text_is_named(document: Document) -> None:
+    with pytest.raises(InvalidRequest, match="document 1 has no text"):
+        document_texts(["a", document], None)
 
 
 def test_brackets_in_text_are_not_nesting() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from reranker_serve.api.body import parse
 from reranker_serve.api.dialects import Dialect, all_dialects
+from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.errors import InvalidRequest
 from reranker_serve.types import RerankRequest
 from tests.conftest import Connect
@@ -45,6 +47,30 @@ async def test_the_examples_of_the_documentation_work(dialect: Dialect, connect:
                 assert reply.status_code == 200
                 assert set(reply.json()) == set(dialect.reply_example)
                 assert set(reply.json()["results"][0]) == set(dialect.reply_example["results"][0])
+
+
+async def test_a_large_body_is_answered_like_a_small_one(connect: Connect) -> None:
+    documents = [f"the blue whale {i} " + "x" * 300 for i in range(1000)]
+    async with connect() as client:
+        large = await client.post("/v1/rerank", json={"query": "whale 7", "documents": documents, "top_n": 1})
+        small = await client.post("/v1/rerank", json={"query": "whale 7", "documents": documents[:8], "top_n": 1})
+    assert len(large.request.content) > 256 * 1024
+    assert large.json()["results"] == small.json()["results"]
+    assert large.json()["results"][0]["index"] == 7
+    assert large.json()["meta"]["billed_units"]["search_units"] == 10
+
+
+async def test_many_callers_at_once_get_their_own_answers(connect: Connect) -> None:
+    async with connect(FakeBackend(batch_token_cap=40)) as client:
+
+        async def ask(number: int) -> int:
+            documents = [f"document {n}" for n in range(number + 5)]
+            reply = await client.post("/rerank", json={"query": f"q {number}", "documents": documents})
+            assert len(reply.json()["results"]) == number + 5
+            best: int = reply.json()["results"][0]["index"]
+            return best
+
+        assert await asyncio.gather(*map(ask, range(30))) == list(range(30))
 
 
 JSON = st.recursive(

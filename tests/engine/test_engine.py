@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -67,7 +68,8 @@ def raise_on_poison(error: type[BaseException]) -> Callable[[Sequence[EncodedIte
 
 
 def submit_until_refused(engine: Engine) -> None:
-    while True:
+    deadline = time.monotonic() + WAIT
+    while time.monotonic() < deadline:
         engine.submit([item(1)]).cancel()
 
 
@@ -114,6 +116,23 @@ def test_a_poisoned_item_fails_its_own_request_only(start: Start) -> None:
     with pytest.raises(InferenceFailed, match="ValueError"):
         bad.result(WAIT)
     assert outputs(engine.submit([item(2)])) == [1.0]
+
+
+def test_what_a_failed_request_has_left_is_never_computed() -> None:
+    queue: list[int] = []
+    backend = FakeBackend(raise_on_poison(ValueError))
+    engine = Engine(backend, Scheduler(100_000, turn_tokens=60), 60, on_queue=queue.append)
+    engine.start()
+    # The poisoned item is the longest and so the first of the first batch.
+    items = [item(1, length=10, marker=POISON), *[item(1) for _ in range(50)]]
+    with pytest.raises(InferenceFailed):
+        engine.submit(items).result(WAIT)
+    engine.close(WAIT)
+    assert backend.computed == 0
+    everything = sum(len(one) for one in items)
+    assert queue[0] == everything
+    assert everything - 60 <= queue[1] < everything
+    assert queue[2:] == [0]
 
 
 def test_out_of_memory_splits_the_batch_until_it_fits(start: Start) -> None:
@@ -197,6 +216,25 @@ def test_close_finishes_what_was_admitted_and_refuses_the_rest(start: Start) -> 
     closing.join(WAIT)
     assert not closing.is_alive()
     assert [outputs(future) for future in futures] == [[0.0, 1.0]] * 3
+
+
+def test_many_threads_submitting_and_cancelling_get_their_own_results(start: Start) -> None:
+    engine = start(FakeBackend(), budget=64)
+
+    def submit(seed: int) -> int:
+        right = 0
+        for turn in range(40):
+            shared = [(seed + turn + n) % 9 for n in range(1 + turn % 7)]
+            future = engine.submit([item(count, length=count) for count in shared])
+            if turn % 3 == 0 and future.cancel():
+                continue
+            assert outputs(future) == [count - 1.0 for count in shared]
+            right += 1
+        return right
+
+    with ThreadPoolExecutor(8) as pool:
+        assert all(right >= 26 for right in pool.map(submit, range(8)))
+    assert engine.queued_tokens == 0
 
 
 def test_observers_see_batches_and_the_queue() -> None:

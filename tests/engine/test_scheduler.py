@@ -98,6 +98,8 @@ def test_a_request_is_admitted_whole_or_not_at_all() -> None:
     line = scheduler(job(60), limit=100)
     with pytest.raises(Overloaded):
         line.admit(job(30, 30))
+    with pytest.raises(Overloaded):
+        line.admit(job(41))
     assert line.queued_tokens == 60
     line.admit(job(40))
     assert line.queued_tokens == 100
