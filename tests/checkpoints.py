@@ -128,13 +128,13 @@ CROSS_ENCODERS = {
         },
     ),
 }
-PACKED = {"xlm-roberta", "roberta", "bert", "distilbert", "electra", "modernbert"}
+PACKED = set(CROSS_ENCODERS) - {"deberta-v2"}
 
 
-def save_cross_encoder(name: str, folder: Path) -> Path:
+def save_cross_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
     """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`."""
     build, changes = CROSS_ENCODERS[name]
-    tokenizer = build()
+    tokenizer = tokenizer or build()
     tokenizer.model_max_length = 128
     model_type = name.removesuffix("-mean")
     config = CONFIG_MAPPING[model_type](
@@ -169,7 +169,10 @@ def spread_out(model: PreTrainedModel) -> None:
 
 
 def load_scorer(folder: Path, **settings: str) -> Scorer:
-    """Load a checkpoint as the server does, in float32 unless told otherwise."""
-    names = {"RERANKER_MODEL_PATH": str(folder), "RERANKER_USE_FP16": "false"}
+    """Load a checkpoint as the server does, in float32 unless told otherwise.
+
+    On one thread: a tiny model gains nothing from more, and they wait for each other on a busy machine.
+    """
+    names = {"RERANKER_MODEL_PATH": str(folder), "RERANKER_USE_FP16": "false", "RERANKER_CPU_THREADS": "1"}
     names |= {f"RERANKER_{name.upper()}": value for name, value in settings.items()}
     return load(load_settings(names, env_file=Path("/nonexistent"))[0])

@@ -108,11 +108,21 @@ def test_weights_without_the_classifier(saved: Path, tmp_path: Path) -> None:
     assert "classifier.bias" in line
 
 
+def test_weights_of_which_a_part_is_missing(saved: Path, tmp_path: Path) -> None:
+    path = copy(saved, tmp_path)
+    (path / "model.safetensors").rename(path / "model-00001-of-00002.safetensors")
+    names = load_file(path / "model-00001-of-00002.safetensors")
+    index = dict.fromkeys(names, "model-00001-of-00002.safetensors")
+    index["classifier.weight"] = "model-00002-of-00002.safetensors"
+    (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+    assert "cannot be loaded" in load_refusal(path)
+
+
 def test_weights_of_another_shape(saved: Path, tmp_path: Path) -> None:
     path = copy(saved, tmp_path)
     config = json.loads((path / "config.json").read_text())
     (path / "config.json").write_text(json.dumps(config | {"hidden_size": 24}))
-    load_refusal(path)
+    assert "cannot be loaded" in load_refusal(path)
 
 
 def test_a_max_length_beyond_the_models_positions(saved: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer
 from tokenizers import models as tokenizer_models
@@ -119,6 +119,23 @@ def test_cutting_long_text_first_does_not_change_its_beginning(
     assert (len(got) > LIMIT) == (len(whole) > LIMIT)
 
 
+PIECES = ["plants ", "a", " ", " " * 90, "a" * 30, "b" * 101, "xy. ", "\n", "\u00e9", "e\u0301", "\u4f60\u597d"]
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(text=st.lists(st.sampled_from(PIECES), max_size=60).map("".join), limit=st.integers(1, 8))
+@example(text=" " * 90 + "xy. " * 8 + "b" * 101 + " plants" * 50, limit=8)
+@example(text=("b" * 101 + " ") * 2 + "b" * 101 + " plants" * 50, limit=8)
+def test_where_a_text_is_cut_does_not_change_its_beginning(
+    encoder: tuple[TextEncoder, PreTrainedTokenizerFast], text: str, limit: int
+) -> None:
+    ours, full = encoder
+    got = ours.encode([text], limit)[0]
+    whole = full(text, add_special_tokens=False)["input_ids"]
+    assert got[:limit].tolist() == whole[:limit]
+    assert (len(got) > limit) == (len(whole) > limit)
+
+
 @given(query=st.integers(0, 60), document=st.integers(0, 60), budget=st.integers(2, 50))
 def test_split_budget_is_longest_first(query: int, document: int, budget: int) -> None:
     tokenizer = Tokenizer(tokenizer_models.WordLevel({"q": 0, "d": 1}, unk_token="q"))
@@ -144,6 +161,28 @@ def test_a_folder_without_a_tokenizer_is_one_line(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="tokenizer") as caught:
         TextEncoder(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_a_tokenizer_without_a_template_joins_the_bare_texts(tmp_path: Path) -> None:
+    rewrite(tmp_path, post_processor=None)
+    ours = TextEncoder(tmp_path)
+    assert (ours.pair.overhead, ours.single.overhead) == (0, 0)
+    first, second = ours.encode(["plants", "food"], 5)
+    assert join(ours.pair, first, second).ids.tolist() == [*first, *second]
+
+
+def test_a_tokenizer_without_a_vocabulary_is_one_line(tmp_path: Path) -> None:
+    rewrite(tmp_path, model={"type": "BPE", "vocab": {}, "merges": []}, post_processor=None, added_tokens=[])
+    with pytest.raises(ModelError, match="gives no tokens") as caught:
+        TextEncoder(tmp_path)
+    assert "\n" not in str(caught.value)
+
+
+def rewrite(folder: Path, **changes: object) -> None:
+    """Save a tokenizer with parts of its tokenizer.json exchanged."""
+    wordpiece().save_pretrained(folder)
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
 def test_ids_are_int32(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-# (model, hidden states of the first tokens [n, 1, hidden]) -> logits [n, labels]
+# (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]
 Head = Callable[[Any, Tensor], Tensor]
 
 

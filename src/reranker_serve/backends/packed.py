@@ -125,7 +125,9 @@ class PackedForward:
         self._model = model
         self._base = model.base_model
         self._architecture = architecture
-        self._readout = readout
+        self._pooled = isinstance(readout, PooledReadout)
+        # Of the classifiers only ModernBERT declares what its head reads; the others read the first token.
+        self._pooling = readout.mode if isinstance(readout, PooledReadout) else _classifier_pooling(model)
         self._first_position = model.config.pad_token_id + 1 if architecture.starts_after_padding else 0
         self._token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
@@ -144,10 +146,12 @@ class PackedForward:
         return self._read(hidden, segments).float()
 
     def _read(self, hidden: Tensor, segments: Segments) -> Tensor:
-        if isinstance(self._readout, PooledReadout):
-            return _pool(hidden, segments, self._readout.mode)
-        starts = torch.tensor(segments.bounds[:-1], device=hidden.device)
-        return self._architecture.head(self._model, hidden[starts][:, None])
+        rows = _pool(hidden, segments, self._pooling)
+        return rows if self._pooled else self._architecture.head(self._model, rows.to(hidden.dtype)[:, None])
+
+
+def _classifier_pooling(model: Any) -> str:
+    return str(getattr(model.config, "classifier_pooling", "cls"))
 
 
 def _pool(hidden: Tensor, segments: Segments, mode: str) -> Tensor:

@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 
@@ -30,7 +30,8 @@ _POOLING_FLAG = {
     "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
     "pooling_mode_weightedmean_tokens": "weightedmean",
 }
-# Where sentence-transformers looks for each side's prompt, in this order.
+# Where each side's prompt is looked for, in this order, as the reference of sentence-transformers'
+# encode_query and encode_document tells; neither falls back to `default_prompt_name`.
 _QUERY_PROMPTS = ("query",)
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
 
@@ -84,7 +85,9 @@ class BiEncoder:
 
 def read_embedding_config(folder: Path) -> EmbeddingConfig:
     """Read `modules.json` and what it points to. Raises `ModelError` on a part we do not have."""
-    modules = cast(list[dict[str, Any]], _read(folder / "modules.json", []))
+    modules = _read(folder / "modules.json", [])
+    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
+        raise ModelError(f"{folder / 'modules.json'} is not a list of modules")
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
@@ -96,9 +99,8 @@ def read_embedding_config(folder: Path) -> EmbeddingConfig:
     tokenizer = _read(folder / "tokenizer_config.json", {})
     transformer = _read(folder / str(modules[0].get("path", "")) / "sentence_bert_config.json", {})
     prompts = declared.get("prompts") or {}
-    default = prompts.get(declared.get("default_prompt_name"), "")
-    query_prompt = _first(prompts, _QUERY_PROMPTS, default)
-    document_prompt = _first(prompts, _DOCUMENT_PROMPTS, default)
+    query_prompt = _first(prompts, _QUERY_PROMPTS)
+    document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
     if pooling.get("include_prompt") is False and (query_prompt or document_prompt):
         raise ModelError(f"{folder}: a prompt that is left out of pooling (include_prompt: false) is not supported")
     return EmbeddingConfig(
@@ -120,8 +122,8 @@ def _pooling_mode(folder: Path, config: dict[str, Any]) -> PoolingMode:
     return _POOLING[declared]
 
 
-def _first(prompts: dict[str, str], names: Sequence[str], default: str) -> str:
-    return next((prompts[name] for name in names if name in prompts), default) or ""
+def _first(prompts: dict[str, str], names: Sequence[str]) -> str:
+    return next((prompts[name] for name in names if name in prompts), "") or ""
 
 
 def _read(path: Path, default: Any) -> Any:

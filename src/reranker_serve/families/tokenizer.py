@@ -22,8 +22,9 @@ from reranker_serve.types import EncodedItem, TokenArray
 # Text is first cut to this many characters a token: tokenizing 10 MB to keep 500 tokens would
 # be a way to stop the server. Where that yields too few tokens the slice grows.
 _CHARACTERS_PER_TOKEN = 32
-# Ids close to the end of a slice may depend on the text behind it.
-_EDGE_TOKENS = 32
+# Ids close to the end of a slice may depend on the text behind it: a WordPiece word of more than
+# 100 characters is one unknown token, its beginning alone is up to 100 tokens.
+_EDGE_TOKENS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +46,8 @@ class TextEncoder:
 
     def __init__(self, folder: Path) -> None:
         self._plain = _build(folder)
+        if not self._plain.encode("a", add_special_tokens=False).ids:
+            raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
         self.single = _single_template(self._plain)
         self.pair = _pair_template(self._plain)
 
@@ -142,7 +145,7 @@ def _pair_template(tokenizer: Tokenizer) -> Template:
     encoding: Any = tokenizer.encode("a", "b")
     kinds = encoding.sequence_ids
     first, second = kinds.index(0), kinds.index(1)
-    middle_at = next(i for i in range(first, second) if kinds[i] is None)
+    middle_at = next((i for i in range(first, second) if kinds[i] is None), second)
     tail_at = len(kinds) - next(i for i, kind in enumerate(reversed(kinds)) if kind == 1)
     return Template(
         head=tuple(encoding.ids[:first]),
