@@ -123,6 +123,28 @@ async def test_top_n_of_zero_null_or_more_means_all(top_n: object, connect: Conn
     assert len(reply.json()["results"]) == 2
 
 
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"documents": ["a"]}, "query"),
+        (GOOD | {"query": " "}, "query"),
+        (GOOD | {"documents": [1]}, "documents"),
+        (GOOD | {"documents": [{}]}, "documents"),
+        (GOOD | {"documents": ["a"] * 3}, "documents"),
+        (GOOD | {"top_n": -1}, "top_n"),
+        (GOOD | {"rank_fields": [1]}, "rank_fields"),
+        (GOOD | {"max_length": 1}, "max_length"),
+        (GOOD | {"instruction": "be brief"}, "instruction"),
+        ([], None),
+    ],
+)
+async def test_the_error_names_the_field_for_programs(body: object, param: str | None, connect: Connect) -> None:
+    async with connect(max_documents="2") as client:
+        reply = await client.post("/rerank", json=body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["param"] == param
+
+
 async def test_max_length_out_of_bounds_names_the_bounds(connect: Connect) -> None:
     async with connect() as client:
         reply = await client.post("/rerank", json=GOOD | {"max_length": 100_000})
@@ -137,11 +159,22 @@ async def test_an_instruction_is_refused_by_a_model_that_takes_none(connect: Con
     assert "takes no instruction" in message(reply)
 
 
-async def test_a_declared_body_over_the_limit_is_413(connect: Connect) -> None:
+async def test_a_declared_body_over_the_limit_is_413_before_any_of_it_is_read(connect: Connect) -> None:
+    sent = 0
+
+    async def body() -> AsyncIterator[bytes]:
+        nonlocal sent
+        sent += 1
+        yield b" "
+
     async with connect(max_body_bytes="2000") as client:
-        reply = await client.post("/v1/rerank", json=GOOD | {"documents": ["x" * 3000]})
+        reply = await client.post("/v1/rerank", content=body(), headers={"Content-Length": "2001"})
         assert reply.status_code == 413
+        assert sent == 0
         assert "2000 bytes" in message(reply)
+        padded = json.dumps(GOOD).encode().ljust(2000)
+        assert (await client.post("/v1/rerank", content=padded)).status_code == 200
+        assert (await client.post("/v1/rerank", content=padded + b" ")).status_code == 413
 
 
 async def test_a_streamed_body_over_the_limit_is_refused_while_it_comes_in(connect: Connect) -> None:

@@ -49,6 +49,21 @@ async def test_the_examples_of_the_documentation_work(dialect: Dialect, connect:
                 assert set(reply.json()["results"][0]) == set(dialect.reply_example["results"][0])
 
 
+@pytest.mark.parametrize(
+    ("path", "by_default"), [("/rerank", True), ("/v1/rerank", False), ("/v2/rerank", False), ("/api/v1/rerank", True)]
+)
+async def test_documents_are_echoed_as_asked_and_null_means_the_default(
+    path: str, by_default: bool, connect: Connect
+) -> None:
+    body: dict[str, Any] = {"query": "a", "documents": ["a"]}
+    async with connect() as client:
+        for asked, expected in [({}, by_default), ({"return_documents": None}, by_default)] + [
+            ({"return_documents": wanted}, wanted) for wanted in (True, False)
+        ]:
+            row = (await client.post(path, json=body | asked)).json()["results"][0]
+            assert ("document" in row) == expected
+
+
 async def test_a_large_body_is_answered_like_a_small_one(connect: Connect) -> None:
     documents = [f"the blue whale {i} " + "x" * 300 for i in range(1000)]
     async with connect() as client:

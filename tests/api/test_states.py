@@ -59,6 +59,26 @@ async def test_when_drained_it_is_not_ready_any_more() -> None:
         assert (await client.get("/live")).status_code == 200
 
 
+async def test_draining_waits_for_what_was_admitted_and_refuses_the_rest(gate: Gate) -> None:
+    app = create_app(fake_settings(), fake_scorer(FakeBackend(gate, batch_token_cap=8)))
+    lifespan = app.router.lifespan_context(app)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=10) as client:
+        await lifespan.__aenter__()
+        admitted = asyncio.create_task(client.post("/rerank", json=GOOD))
+        await gate.entered()
+        draining = asyncio.ensure_future(lifespan.__aexit__(None, None, None))
+        await asyncio.sleep(0.05)
+        assert not draining.done()
+        assert (await client.get("/ready")).json()["status"] == "draining"
+        refused = await client.post("/rerank", json=GOOD)
+        assert refused.status_code == 503
+        assert "shutting down" in refused.json()["detail"]
+        gate.open()
+        await asyncio.wait_for(draining, 10)
+        assert (await admitted).status_code == 200
+        assert len((await admitted).json()["results"]) == 2
+
+
 async def test_a_dead_model_thread_is_loud(connect: Connect) -> None:
     def die(_: Sequence[EncodedItem]) -> None:
         raise BackendLost("the device fell off the bus")
