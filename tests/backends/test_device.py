@@ -97,7 +97,7 @@ def test_buckets_hold_every_item_once_within_the_tokens(lengths: list[int], toke
         assert min(lengths[position] for position in group) >= longest / 2
 
 
-@pytest.mark.parametrize("name", ["xlm-roberta", "modernbert"])
+@pytest.mark.parametrize("name", ["xlm-roberta", "bert", "modernbert", "modernbert-mean"])
 def test_bfloat16_packed_stays_close_to_float32(name: str, tmp_path: Path) -> None:
     if not torch_backend.inspect_machine().cpu_bfloat16:
         pytest.skip("this processor does not multiply bfloat16 natively")

@@ -146,6 +146,17 @@ def test_relevance_is_the_cosine_clipped_at_zero_and_ranks_the_same(tmp_path: Pa
     np.testing.assert_allclose(family.activate(raw), [0.0, 0.0, 0.25, 1.0])
 
 
+def test_lower_casing_and_the_declared_length_are_read(tmp_path: Path) -> None:
+    folder = save_embedding_model(tmp_path, "roberta", "mean", True, None)
+    cased = cosines(load_scorer(folder), QUERY, DOCUMENTS)
+    declared = {"max_seq_length": 20, "do_lower_case": True}
+    (folder / "sentence_bert_config.json").write_text(json.dumps(declared))
+    scorer = load_scorer(folder)
+    assert scorer.family.max_length_bounds[1] == 20
+    np.testing.assert_allclose(cosines(scorer, QUERY, DOCUMENTS), reference(folder, QUERY, DOCUMENTS), atol=1e-5)
+    assert np.abs(cosines(scorer, QUERY, DOCUMENTS) - cased).max() > 1e-3
+
+
 @pytest.mark.parametrize("flag", ["pooling_mode_mean_tokens", "pooling_mode_cls_token", "pooling_mode_lasttoken"])
 def test_the_older_pooling_flags_are_read(tmp_path: Path, flag: str) -> None:
     mode = {"pooling_mode_mean_tokens": "mean", "pooling_mode_cls_token": "cls", "pooling_mode_lasttoken": "lasttoken"}

@@ -77,6 +77,16 @@ def test_the_template_is_the_only_source_of_control_tokens(tmp_path: Path) -> No
     assert ids[-1] == 2
 
 
+def test_a_control_token_is_out_of_reach_where_words_are_split_at_blanks_only(tmp_path: Path) -> None:
+    rewrite(tmp_path, normalizer=None, pre_tokenizer={"type": "WhitespaceSplit"})
+    full = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    control = {full.token_to_id(token) for token in ("[PAD]", "[CLS]", "[SEP]", "[MASK]")}
+    assert control <= set(full.encode("[PAD] [CLS] [SEP] [MASK]", add_special_tokens=False).ids)
+    ids = TextEncoder(tmp_path).encode(["plants [PAD] [CLS] [SEP] [MASK] food"], 500)[0]
+    unknown = full.token_to_id("[UNK]")
+    assert ids.tolist() == [full.token_to_id("plants"), *[unknown] * 4, full.token_to_id("food")]
+
+
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=60) | st.lists(st.sampled_from(WORDS), max_size=12).map(" ".join))
 def test_ordinary_text_gets_the_published_ids(encoder: tuple[TextEncoder, PreTrainedTokenizerFast], text: str) -> None:
@@ -97,6 +107,20 @@ def test_a_pair_gets_the_published_ids_and_types(encoder: tuple[TextEncoder, Pre
         types = [0] * item.second_segment + [1] * (len(item) - item.second_segment)
         assert types == published.get("token_type_ids", [types])[0]
         assert join(ours.single, first).ids.tolist() == full(query)["input_ids"]
+
+
+TEXTS = st.lists(st.sampled_from([*WORDS, "xy.", "\u00e9", "\u4f60\u597d"]), max_size=40).map(" ".join)
+
+
+@settings(max_examples=100, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(query=TEXTS, document=TEXTS, max_length=st.integers(8, 40))
+def test_a_pair_is_truncated_as_published(
+    encoder: tuple[TextEncoder, PreTrainedTokenizerFast], query: str, document: str, max_length: int
+) -> None:
+    ours, full = encoder
+    published = full([query], [document], truncation="longest_first", max_length=max_length)
+    encoded = CrossEncoder(ours, 128).encode(query, [document], max_length=max_length, instruction=None)
+    assert encoded.items[0].ids.tolist() == published["input_ids"][0]
 
 
 LIMIT = 100
