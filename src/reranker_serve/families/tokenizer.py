@@ -23,7 +23,9 @@ from reranker_serve.types import EncodedItem, TokenArray
 # be a way to stop the server. Where that yields too few tokens the slice grows.
 _CHARACTERS_PER_TOKEN = 32
 # Ids close to the end of a slice may depend on the text behind it: a WordPiece word of more than
-# 100 characters is one unknown token, its beginning alone is up to 100 tokens.
+# 100 characters is one unknown token, its beginning alone is up to 100 tokens. (Unigram may split
+# a single word of more tokens than this otherwise than it would the whole: the characters kept
+# are the same.)
 _EDGE_TOKENS = 128
 
 
