@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
 import pytest
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import AutoModelForSequenceClassification, PreTrainedModel, PreTrainedTokenizerFast
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+)
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from reranker_serve.loader import load
@@ -176,3 +182,90 @@ def load_scorer(folder: Path, **settings: str) -> Scorer:
     names = {"RERANKER_MODEL_PATH": str(folder), "RERANKER_USE_FP16": "false", "RERANKER_CPU_THREADS": "1"}
     names |= {f"RERANKER_{name.upper()}": value for name, value in settings.items()}
     return load(load_settings(names, env_file=Path("/nonexistent"))[0])
+
+
+def qwen() -> PreTrainedTokenizerFast:
+    """Qwen's: byte level with its way of cutting words, chat tokens, and `<think>` added but not special."""
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = [("y", "e"), ("ye", "s"), ("n", "o"), ("?", "\u010a"), ("\u0120", "d"), ("\u0120", "q"), (">", ":")]
+    vocabulary = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    tokenizer.normalizer = normalizers.NFC()
+    letters, rest = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}", r"\s*[\r\n]+|\s+(?!\S)|\s+"
+    words = rf"{letters}| ?[^\s\p{{L}}\p{{N}}]+[\r\n]*|{rest}"
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(words), "isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.add_tokens(["<think>", "</think>"])
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def gemma() -> PreTrainedTokenizerFast:
+    """Gemma's: blanks as lower blocks, bytes for what is not in the vocabulary, `<bos>` in front."""
+    letters = [*LETTERS, *(chr(code) for code in range(ord("A"), ord("Z") + 1)), "\u2581", "\n"]
+    merges = [("Y", "e"), ("Ye", "s"), ("\u2581", "a"), ("\u2581", "p"), (":", "\u2581")]
+    spelled = ["<pad>", "<eos>", "<bos>", "<unk>", *(f"<0x{byte:02X}>" for byte in range(256))]
+    vocabulary = {
+        token: index
+        for index, token in enumerate(dict.fromkeys([*spelled, *letters, *("".join(pair) for pair in merges)]))
+    }
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges, unk_token="<unk>", byte_fallback=True))
+    tokenizer.normalizer = normalizers.Replace(" ", "\u2581")
+    tokenizer.decoder = decoders.Sequence([decoders.Replace("\u2581", " "), decoders.ByteFallback(), decoders.Fuse()])
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<bos> $A", pair="<bos> $A <bos> $B", special_tokens=[("<bos>", 2)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="<pad>", eos_token="<eos>", bos_token="<bos>", unk_token="<unk>"
+    )
+
+
+# name -> (architecture's model type, tokenizer, configuration beyond SMALL_DECODER, head)
+SMALL_DECODER = {
+    "hidden_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 96,
+    "max_position_embeddings": 4096,
+}
+LANGUAGE_MODELS = {
+    "qwen3": ("qwen3", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
+    "qwen3-untied": ("qwen3", qwen, {"tie_word_embeddings": False, "num_hidden_layers": 2}, AutoModelForCausalLM),
+    "qwen3-classifier": ("qwen3", qwen, {"num_labels": 1}, AutoModelForSequenceClassification),
+    "gemma": ("gemma", gemma, {"num_key_value_heads": 1, "num_hidden_layers": 4}, AutoModelForCausalLM),
+    "mxbai": ("qwen2", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
+}
+# As a checkpoint says it that was saved from the published one.
+PUBLISHED_AS = {"gemma": "BAAI/bge-reranker-v2-gemma", "mxbai": "mixedbread-ai/mxbai-rerank-base-v2"}
+
+
+def save_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
+    """Save a random language model as `name` (see LANGUAGE_MODELS) is published, in `folder`."""
+    model_type, build, changes, kind = LANGUAGE_MODELS[name]
+    tokenizer = tokenizer or build()
+    config = CONFIG_MAPPING[model_type](
+        **{
+            **SMALL_DECODER,
+            **changes,
+            "vocab_size": len(tokenizer),
+            "pad_token_id": tokenizer.pad_token_id,
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+        }
+    )
+    torch.manual_seed(0)
+    model = kind.from_config(config)
+    spread_out(model)
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if name in PUBLISHED_AS:
+        path = folder / "config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": PUBLISHED_AS[name]}))
+    return folder

@@ -66,7 +66,7 @@ MALFORMED = [
 
 
 def test_every_setting_that_can_be_malformed_is_tried() -> None:
-    any_text = {"host", "model_name", "model_path", "model_cache_dir"}
+    any_text = {"host", "model_name", "model_path", "model_cache_dir", "prompt", "instruction"}
     assert {name.lower() for name, _, _ in MALFORMED} == Settings.model_fields.keys() - any_text
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from reranker_serve.backends import device as policy
 from reranker_serve.errors import ModelError
-from reranker_serve.families.registry import build_family, read_checkpoint
+from reranker_serve.families.registry import build_family, choose_prompt, read_checkpoint
 from reranker_serve.settings import Settings
 from reranker_serve.types import ModelInfo, Scorer
 
@@ -30,15 +30,16 @@ def check(settings: Settings) -> None:
 
     For a supervisor: one download and one error line instead of one a worker.
     """
-    read_checkpoint(locate(settings).folder)
+    checkpoint = read_checkpoint(locate(settings).folder)
+    if checkpoint.is_language_model:
+        choose_prompt(checkpoint, settings)
 
 
 def load(settings: Settings) -> Scorer:
     """Load the configured model. Raises `StartupError` with one line that says what to do."""
     files = locate(settings)
     checkpoint = read_checkpoint(files.folder)
-    explicit = "max_length" in settings.model_fields_set
-    family = build_family(checkpoint, settings.max_length, explicit)
+    family = build_family(checkpoint, settings)
     os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
     from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 

@@ -23,6 +23,7 @@ from reranker_serve.types import (
     Scorer,
     Timings,
     Usage,
+    count_tokens,
 )
 
 # Tokenizing releases the interpreter lock; two threads keep a large request from holding up a small one.
@@ -33,6 +34,7 @@ _TOKENIZER_THREADS = 2
 class _Scored:
     raw: FloatArray
     truncated: tuple[bool, ...]
+    query_truncated: bool
     prompt_tokens: int
     tokenize_seconds: float
     queue_seconds: float
@@ -92,17 +94,18 @@ class Reranker:
         return _Scored(
             raw[positions],
             tuple(encoded.truncated[position] for position in positions),
-            sum(len(item) for item in encoded.items),
+            encoded.query_truncated,
+            count_tokens(encoded.items),
             tokenized - start,
             job.queue_seconds,
             job.inference_seconds,
         )
 
     async def _encode(self, request: RerankRequest, documents: list[str], max_length: int) -> Encoded:
+        instruction = request.instruction or self._settings.instruction
+
         def encode() -> Encoded:
-            return self.scorer.family.encode(
-                request.query, documents, max_length=max_length, instruction=request.instruction
-            )
+            return self.scorer.family.encode(request.query, documents, max_length=max_length, instruction=instruction)
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, encode)
 
@@ -120,7 +123,7 @@ class Reranker:
             raise InvalidRequest(
                 f"{len(request.documents)} documents, at most {limit} are allowed in one request", "documents"
             )
-        if request.instruction is not None and not self.scorer.family.takes_instruction:
+        if request.instruction and not self.scorer.family.takes_instruction:
             raise InvalidRequest(f"model '{name}' takes no instruction: leave it out", "instruction")
         shortest, longest = self._bounds
         max_length = longest if request.max_length is None else request.max_length
@@ -137,6 +140,7 @@ class Reranker:
             ranking=tuple(
                 RankedDocument(index, float(scores[index]), scored.truncated[index]) for index in best_first.tolist()
             ),
+            query_truncated=scored.query_truncated,
             usage=Usage(scored.prompt_tokens),
             timings=Timings(
                 tokenize_ms=scored.tokenize_seconds * 1e3,

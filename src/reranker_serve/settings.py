@@ -52,6 +52,13 @@ class Settings(BaseModel):
         description="inference batch: `BATCH_SIZE` x `MAX_LENGTH` tokens is the budget of one forward pass"
         " (capped at 4,096 tokens on a CPU)",
     )
+    prompt: str | None = Field(
+        None, description="name of the prompt template for a language model whose files do not tell which one it needs"
+    )
+    instruction: str | None = Field(
+        None,
+        description="instruction for models that take one, where a request brings none; the model's own when not set",
+    )
     device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
     use_fp16: bool = Field(
         True,

@@ -7,7 +7,7 @@ document. A *backend* runs the model over items. A *scorer* is the two together.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
@@ -46,7 +46,7 @@ class RankedDocument:
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens the model read for this request; equal documents are read once."""
+    """Tokens the model read for this request; equal documents and a shared prefix are read once."""
 
     prompt_tokens: int
 
@@ -63,10 +63,11 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """The ranking, best first, ties by index."""
+    """The ranking, best first, ties by index; `query_truncated`: the query lost tokens before some document."""
 
     model: str
     ranking: tuple[RankedDocument, ...]
+    query_truncated: bool
     usage: Usage
     timings: Timings
 
@@ -77,13 +78,30 @@ class EncodedItem:
 
     `ids` is [length]. Token types are 0 before position `second_segment` and 1 from there
     on (BERT's second sentence); a model without token types has `second_segment == length`.
+
+    What all sequences of a request begin with is their `prefix`, [prefix length], and not part
+    of `ids`. The items of a request hold the very same array, so that a backend can tell by
+    identity what to compute once a batch. Only causal models have one: there a prefix does not
+    depend on what follows it.
     """
 
     ids: TokenArray
     second_segment: int
+    prefix: TokenArray | None = None
 
     def __len__(self) -> int:
+        """Tokens of its own, the prefix not counted."""
         return len(self.ids)
+
+
+def count_tokens(items: Iterable[EncodedItem]) -> int:
+    """Tokens that are read for these items together: each shared prefix once."""
+    own, prefixes = 0, {}
+    for item in items:
+        own += len(item)
+        if item.prefix is not None:
+            prefixes[id(item.prefix)] = len(item.prefix)
+    return own + sum(prefixes.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +110,7 @@ class Encoded:
 
     items: tuple[EncodedItem, ...]
     truncated: tuple[bool, ...]
+    query_truncated: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +128,18 @@ class PooledReadout:
     width: int
 
 
-Readout = ClassifierReadout | PooledReadout
+@dataclass(frozen=True, slots=True)
+class NextTokenReadout:
+    """Read the logits of these vocabulary ids as the token after the sequence, in this order."""
+
+    token_ids: tuple[int, ...]
+
+    @property
+    def width(self) -> int:
+        return len(self.token_ids)
+
+
+Readout = ClassifierReadout | PooledReadout | NextTokenReadout
 
 
 class Family(Protocol):
@@ -128,6 +158,11 @@ class Family(Protocol):
 
     @property
     def takes_instruction(self) -> bool: ...
+
+    @property
+    def prompt(self) -> str | None:
+        """The name of the prompt template; None for models without one."""
+        ...
 
     @property
     def max_length_bounds(self) -> tuple[int, int]:

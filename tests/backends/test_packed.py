@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -11,27 +10,41 @@ import torch
 from torch import Tensor
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from reranker_serve.backends.packed import Segments, packed_attention
+from reranker_serve.backends import packed
+from reranker_serve.backends.layout import Layout
 from reranker_serve.backends.torch import TorchBackend
 from reranker_serve.types import ClassifierReadout, EncodedItem
 from tests.checkpoints import save_cross_encoder
 
+CPU = torch.device("cpu")
 LENGTHS = [1, 7, 2, 30, 4, 5]
+# Which prefix each of these sequences has: none, one of 9 tokens, or one of a single token.
+PREFIXES: list[int | None] = [None, 0, 1, 0, None, 0]
 
 
-def items(lengths: list[int]) -> list[EncodedItem]:
+def items(lengths: list[int], prefixes: list[int | None]) -> list[EncodedItem]:
     random = np.random.default_rng(0)
-    return [EncodedItem(random.integers(5, 60, length, dtype=np.int32), length) for length in lengths]
+    shared = [random.integers(5, 60, length, dtype=np.int32) for length in (9, 1)]
+    return [
+        EncodedItem(random.integers(5, 60, length, dtype=np.int32), length, None if at is None else shared[at])
+        for length, at in zip(lengths, prefixes, strict=True)
+    ]
 
 
-def textbook(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None) -> Tensor:
-    """softmax(q k^T scale) v over the whole row, with everything but one's own segment masked."""
-    bounds = Segments.of(items(LENGTHS), torch.device("cpu")).bounds
-    segment = torch.cat([torch.full((stop - start,), i) for i, (start, stop) in enumerate(pairwise(bounds))])
-    position = torch.arange(bounds[-1])
-    seen = segment[:, None] == segment[None, :]
+def textbook(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, layout: Layout) -> Tensor:
+    """softmax(q k^T scale) v over the whole row, with everything but one's own sequence and its prefix masked."""
+    owner = torch.cat([torch.full((span.stop - span.start,), i) for i, span in enumerate(layout.spans)])
+    position = torch.cat([torch.arange(span.prefix, span.prefix + span.stop - span.start) for span in layout.spans])
+    seen = owner[:, None] == owner[None, :]
+    for i, span in enumerate(layout.spans):
+        seen[owner == i, span.prefix_start : span.prefix_stop] = True
+    distance = position[:, None] - position[None, :]
     if window is not None:
-        seen &= (position[:, None] - position[None, :]).abs() < window
+        seen &= distance.abs() < window
+    if layout.causal:
+        seen &= distance >= 0
+    groups = query.shape[1] // key.shape[1]
+    key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     scores = (query @ key.transpose(-1, -2) * scale).masked_fill(~seen, float("-inf"))
     return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
 
@@ -39,19 +52,46 @@ def textbook(query: Tensor, key: Tensor, value: Tensor, scale: float, window: in
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("window", [None, 1, 3, 30, 100])
 @pytest.mark.parametrize("scaling", [None, 0.5])
-def test_packed_attention_is_attention_within_each_segment(
-    dtype: torch.dtype, tolerance: float, window: int | None, scaling: float | None
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("key_heads", [4, 2, 1])
+@pytest.mark.parametrize("block", [1024, 4])
+def test_packed_attention_is_attention_within_each_sequence_and_its_prefix(
+    dtype: torch.dtype,
+    tolerance: float,
+    window: int | None,
+    scaling: float | None,
+    causal: bool,
+    key_heads: int,
+    block: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(packed, "QUERY_BLOCK", block)
     torch.manual_seed(0)
-    query, key, value = (torch.randn(1, 2, sum(LENGTHS), 8).to(dtype) for _ in range(3))
-    segments = Segments.of(items(LENGTHS), torch.device("cpu"))
-    got, weights = packed_attention(
-        torch.nn.Identity(), query, key, value, None, scaling, segments=segments, sliding_window=window
+    layout = Layout.of(items(LENGTHS, PREFIXES if causal else [None] * len(LENGTHS)), causal, CPU)
+    tokens = layout.spans[-1].stop
+    query, key, value = (torch.randn(1, heads, tokens, 8).to(dtype) for heads in (4, key_heads, key_heads))
+    got, weights = packed.packed_attention(
+        torch.nn.Identity(), query, key, value, None, scaling, layout=layout, sliding_window=window
     )
-    expected = textbook(query.float(), key.float(), value.float(), scaling or 8**-0.5, window)
+    expected = textbook(query.float(), key.float(), value.float(), scaling or 8**-0.5, window, layout)
     assert weights is None
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)
+
+
+def test_a_shared_prefix_lies_in_the_row_once() -> None:
+    layout = Layout.of(items(LENGTHS, PREFIXES), True, CPU)
+    assert layout.spans[-1].stop == sum(LENGTHS) + 9 + 1
+    # Every item finds its own tokens, and the keys of each are its prefix and itself.
+    assert [layout.spans[place].stop - layout.spans[place].start for place in layout.places] == LENGTHS
+    assert [layout.spans[place].prefix for place in layout.places] == [0, 9, 1, 9, 0, 9]
+    assert layout.keys is not None
+    starts = layout.key_bounds.tolist()
+    for number, span in enumerate(layout.spans):
+        expected = [*range(span.prefix_start, span.prefix_stop), *range(span.start, span.stop)]
+        assert layout.keys[starts[number] : starts[number + 1]].tolist() == expected
+    assert layout.query_bounds.tolist()[-1] == layout.spans[-1].stop
+    assert layout.longest == (30, 39)
 
 
 class ShiftedBert(BertForSequenceClassification):
@@ -79,5 +119,5 @@ def test_a_model_that_packing_computes_differently_runs_padded(
     assert ordinary.attention.startswith("packed")
     assert shifted.attention.startswith("padded")
     assert "packed and padded differ" in caplog.text
-    batch = items(LENGTHS)
+    batch = items(LENGTHS, [None] * len(LENGTHS))
     np.testing.assert_allclose(shifted.forward(batch), ordinary.forward(batch) + 1, atol=1e-5, rtol=0)

@@ -15,6 +15,11 @@ def job(*lengths: int) -> Job:
     return Job([EncodedItem(np.ones(length, dtype=np.int32), length) for length in lengths], submitted_at=0.0)
 
 
+def job_with_prefix(prefix: int, *lengths: int) -> Job:
+    shared = np.ones(prefix, dtype=np.int32)
+    return Job([EncodedItem(np.ones(length, dtype=np.int32), length, shared) for length in lengths], submitted_at=0.0)
+
+
 def scheduler(*jobs: Job, limit: int = 10_000, turn: int = 10) -> Scheduler:
     line = Scheduler(max_queue_tokens=limit, turn_tokens=turn)
     for one in jobs:
@@ -35,6 +40,25 @@ def test_a_request_alone_fills_the_budget() -> None:
 def test_the_longest_items_go_first() -> None:
     batch = scheduler(job(1, 9, 3)).next_batch(100)
     assert [unit.position for unit in batch] == [1, 2, 0]
+
+
+def test_every_batch_pays_for_the_prefix_once() -> None:
+    line = scheduler(job_with_prefix(8, *[4] * 10), turn=20)
+    assert line.queued_tokens == 48
+    assert [tokens(line.next_batch(20)) for _ in range(4)] == [12, 12, 12, 4]
+    assert line.queued_tokens == 0
+
+
+def test_a_second_turn_in_a_batch_does_not_pay_for_the_prefix_again() -> None:
+    line = scheduler(job_with_prefix(8, *[4] * 10), job(5), turn=16)
+    batch = line.next_batch(41)
+    assert sum(len(unit.item) for unit in batch if unit.item.prefix is None) == 5
+    assert tokens(batch) == 41 - 8
+
+
+def test_a_prefix_that_does_not_fit_beside_others_waits() -> None:
+    line = scheduler(job(10), job_with_prefix(8, 4), turn=10)
+    assert [tokens(line.next_batch(20)) for _ in range(2)] == [10, 4]
 
 
 def test_an_item_over_the_budget_goes_alone() -> None:

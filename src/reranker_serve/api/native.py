@@ -53,6 +53,7 @@ def from_core(result: RerankResult, body: NativeRequest, reply: Reply) -> dict[s
         "id": reply.request_id,
         "model": result.model,
         "results": results,
+        "query_truncated": result.query_truncated,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
         "timings": {
             "tokenize_ms": round(timings.tokenize_ms, 3),
@@ -98,6 +99,7 @@ DIALECT = Dialect(
             {"index": 1, "relevance_score": 0.53, "document": {"text": _DOCUMENTS[1]}, "truncated": False},
             {"index": 2, "relevance_score": 0.21, "document": {"text": _DOCUMENTS[2]}, "truncated": False},
         ],
+        "query_truncated": False,
         "usage": {"prompt_tokens": 46, "total_tokens": 46},
         "timings": {"tokenize_ms": 0.4, "queue_ms": 0.1, "inference_ms": 7.9, "total_ms": 8.8},
     },

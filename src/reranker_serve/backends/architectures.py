@@ -1,7 +1,7 @@
 """What the torch backend must know of an architecture to run it packed.
 
-A row says where positions start and how the classification head reads one row of hidden
-states. An architecture without a row runs padded, through its own forward.
+A row says where positions start, whether attention is causal, and how the classification head
+reads one row of hidden states. An architecture without a row runs padded, through its own forward.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from reranker_serve.types import ClassifierReadout, NextTokenReadout, Readout
+
 # (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]
 Head = Callable[[Any, Tensor], Tensor]
 
@@ -23,6 +25,7 @@ class Architecture:
 
     head: Head
     starts_after_padding: bool = False
+    causal: bool = False
 
 
 def _first_token_classifier(model: Any, rows: Tensor) -> Tensor:
@@ -45,6 +48,11 @@ def _modernbert(model: Any, rows: Tensor) -> Tensor:
     return logits
 
 
+def _language_model(model: Any, rows: Tensor) -> Tensor:
+    logits: Tensor = model.score(rows[:, 0])
+    return logits
+
+
 ARCHITECTURES: dict[str, Architecture] = {
     "xlm-roberta": Architecture(_first_token_classifier, starts_after_padding=True),
     "roberta": Architecture(_first_token_classifier, starts_after_padding=True),
@@ -52,4 +60,20 @@ ARCHITECTURES: dict[str, Architecture] = {
     "electra": Architecture(_first_token_classifier),
     "distilbert": Architecture(_distilbert),
     "modernbert": Architecture(_modernbert),
+    "qwen3": Architecture(_language_model, causal=True),
+    "qwen2": Architecture(_language_model, causal=True),
+    "gemma": Architecture(_language_model, causal=True),
 }
+
+
+def reader(model: Any, architecture: Architecture, readout: Readout) -> Callable[[Tensor], Tensor]:
+    """From the rows of hidden states that are read, [n, hidden], to [n, readout.width].
+
+    Of a vocabulary only the rows of the asked tokens are multiplied, in float32.
+    """
+    if isinstance(readout, NextTokenReadout):
+        asked = model.lm_head.weight[list(readout.token_ids)].detach().float()
+        return lambda rows: rows.float() @ asked.T
+    if isinstance(readout, ClassifierReadout):
+        return lambda rows: architecture.head(model, rows[:, None])
+    return lambda rows: rows

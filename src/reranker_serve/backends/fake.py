@@ -32,17 +32,19 @@ class FakeFamily:
     readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(raw score); raw score = shared words - 1"
     takes_instruction = False
+    prompt = None
     max_length_bounds = (4, 512)
 
     def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
-        query_ids = _ids(query)[: max_length // 2]
+        whole = _ids(query)
+        query_ids = whole[: max_length // 2]
         room = max_length - len(query_ids) - 1
         encoded = [_ids(text) for text in documents]
         items = tuple(
             EncodedItem(np.array([*query_ids, _SEPARATOR, *ids[:room]], dtype=np.int32), len(query_ids) + 1)
             for ids in encoded
         )
-        return Encoded(items, tuple(len(ids) > room for ids in encoded))
+        return Encoded(items, tuple(len(ids) > room for ids in encoded), len(query_ids) < len(whole))
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         return outputs[:, 0]

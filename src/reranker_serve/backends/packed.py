@@ -3,41 +3,33 @@
 One attention function is registered with transformers, so every model that goes through its
 attention interface runs packed without model code of ours. Positions are given explicitly,
 and the boundaries travel to the attention function as a keyword of the model's forward.
+
+Sequences that begin alike share that prefix: it lies in the row once, before them, and they
+attend to it as if it were their own beginning:  `prefix | doc 1 | doc 2 | other prefix | doc 3`
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import accumulate, pairwise
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from reranker_serve.backends.architectures import Architecture
+from reranker_serve.backends.architectures import Architecture, reader
+from reranker_serve.backends.layout import Layout, Span
 from reranker_serve.types import EncodedItem, PooledReadout, Readout
 
 ATTENTION = "reranker_packed"
 
-
-@dataclass(frozen=True, slots=True)
-class Segments:
-    """Where each sequence lies in the row: `bounds` has one entry more than sequences."""
-
-    bounds: tuple[int, ...]
-    cu_seqlens: Tensor
-    longest: int
-
-    @classmethod
-    def of(cls, items: Sequence[EncodedItem], device: torch.device) -> Segments:
-        bounds = tuple(accumulate((len(item) for item in items), initial=0))
-        cu_seqlens = torch.tensor(bounds, dtype=torch.int32, device=device)
-        return cls(bounds, cu_seqlens, max(len(item) for item in items))
+# Rows of scores computed at a time: the scores of 8,192 tokens with themselves would not fit a cache,
+# nor with 16 heads in 2 GB.
+QUERY_BLOCK = 1024
 
 
 def register() -> None:
@@ -64,111 +56,143 @@ def packed_attention(
     scaling: float | None = None,
     dropout: float = 0.0,
     *,
-    segments: Segments,
+    layout: Layout,
     sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """Attention within each segment.
+    """Attention of each span to its prefix and itself.
 
-    `query`, `key`, `value` are [1, heads, tokens, head_dim]; returns [1, tokens, heads,
-    head_dim]. `sliding_window` w means that i attends to j where |i - j| < w.
+    `query` is [1, heads, tokens, head_dim], `key` and `value` may have fewer heads, each for
+    as many query heads in a row; returns [1, tokens, heads, head_dim].
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cuda":
-        return _varlen(query, key, value, scale, segments, sliding_window), None
+        return _varlen(query, key, value, scale, layout, sliding_window), None
     out = torch.empty_like(query.transpose(1, 2))
-    for start, stop in pairwise(segments.bounds):
-        q, k, v = (part[0, :, start:stop] for part in (query, key, value))
-        out[0, start:stop] = _one_segment(q, k, v, scale, sliding_window).transpose(0, 1)
+    sharing = query.shape[1] // key.shape[1]
+    for span in layout.spans:
+        k, v = (_with_prefix(part[0], span) for part in (key, value))
+        for start in range(span.start, span.stop, QUERY_BLOCK):
+            stop = min(start + QUERY_BLOCK, span.stop)
+            rows = range(span.prefix + start - span.start, span.prefix + stop - span.start)
+            seen = rows.stop if layout.causal else k.shape[1]
+            mask = layout.mask(rows, seen, sliding_window, sharing)
+            part = _attend(query[0, :, start:stop], k[:, :seen], v[:, :seen], scale, mask)
+            out[0, start:stop] = part.transpose(0, 1)
     return out, None
 
 
-def _one_segment(q: Tensor, k: Tensor, v: Tensor, scale: float, window: int | None) -> Tensor:
-    """[heads, length, head_dim] of one sequence to the same shape."""
-    length = q.shape[1]
-    band = _band(length, window, q.device) if window is not None and length > window else None
+def _with_prefix(part: Tensor, span: Span) -> Tensor:
+    """[heads, tokens, head_dim] of the row -> what the span attends to."""
+    own = part[:, span.start : span.stop]
+    return torch.cat([part[:, span.prefix_start : span.prefix_stop], own], dim=1) if span.prefix else own
+
+
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+    """[heads, rows, head_dim] queries to the same shape.
+
+    Query heads that share a key head become rows of one product, so nothing is repeated;
+    `mask` is [these rows, keys], True for hidden.
+    """
+    shape = q.shape
+    q = q.reshape(k.shape[0], -1, shape[-1])
     if q.dtype is torch.float32:
-        mask = None if band is None else ~band
-        return scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)[0]
-    # In bfloat16 on a CPU two plain products are up to 3 times faster than the fused kernel.
-    scores = torch.bmm(q * scale, k.transpose(1, 2))
-    if band is not None:
-        scores.masked_fill_(band, float("-inf"))
-    return torch.bmm(torch.softmax(scores, dim=-1), v)
+        allowed = None if mask is None else ~mask
+        out = scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=allowed, scale=scale)[0]
+    else:
+        # In bfloat16 on a CPU two plain products are up to 3 times faster than the fused kernel.
+        scores = torch.bmm(q * scale, k.transpose(1, 2))
+        if mask is not None:
+            scores.masked_fill_(mask, float("-inf"))
+        out = torch.bmm(torch.softmax(scores, dim=-1), v)
+    return out.reshape(shape)
 
 
-def _band(length: int, window: int, device: torch.device) -> Tensor:
-    """[length, length], True where attention is not allowed."""
-    position = torch.arange(length, device=device)
-    return (position[:, None] - position[None, :]).abs() >= window
-
-
-def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, segments: Segments, window: int | None) -> Tensor:
+def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, window: int | None) -> Tensor:
     from torch.nn.attention.varlen import varlen_attn
 
-    reach = (-1, -1) if window is None else (window - 1, window - 1)
+    reach = -1 if window is None else window - 1
     q, k, v = (part[0].transpose(0, 1).contiguous() for part in (query, key, value))
-    cu, longest = segments.cu_seqlens, segments.longest
-    out = varlen_attn(q, k, v, cu, cu, longest, longest, scale=scale, window_size=reach)
+    if layout.keys is not None:
+        k, v = k[layout.keys], v[layout.keys]
+    if k.shape[1] != q.shape[1]:
+        k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
+    # Queries are aligned with the last keys, as positions after a prefix are.
+    out = varlen_attn(
+        q,
+        k,
+        v,
+        layout.query_bounds,
+        layout.key_bounds,
+        *layout.longest,
+        scale=scale,
+        window_size=(reach, 0 if layout.causal else reach),
+    )
     assert isinstance(out, Tensor)
     return out[None]
 
 
 def _no_mask(*_: Any, **__: Any) -> None:
-    """Segments take the place of masks."""
+    """The layout takes the place of masks."""
 
 
 class PackedForward:
     """One forward pass over the items of a batch, packed: [items, readout.width] in float32."""
 
     def __init__(self, model: Any, architecture: Architecture, readout: Readout) -> None:
-        self._model = model
         self._base = model.base_model
-        self._architecture = architecture
-        self._pooled = isinstance(readout, PooledReadout)
-        # Of the classifiers only ModernBERT declares what its head reads; the others read the first token.
-        self._pooling = readout.mode if isinstance(readout, PooledReadout) else _classifier_pooling(model)
+        self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout)
+        self._pooling = pooling(model, architecture, readout)
+        # Vectors are compared in float32; a head takes what its weights are in.
+        self._rows_dtype = torch.float32 if isinstance(readout, PooledReadout) else model.dtype
+        self._causal = architecture.causal
         self._first_position = model.config.pad_token_id + 1 if architecture.starts_after_padding else 0
         self._token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
-        segments = Segments.of(items, device)
-        ids = np.concatenate([item.ids for item in items])
-        positions = np.concatenate([np.arange(len(item), dtype=np.int64) for item in items])
-        inputs = {
-            "input_ids": torch.from_numpy(ids.astype(np.int64))[None].to(device),
+        layout = Layout.of(items, self._causal, device)
+        ids, positions, types = _row(items, layout)
+        inputs: dict[str, Any] = {
+            "input_ids": torch.from_numpy(ids)[None].to(device),
             "position_ids": torch.from_numpy(positions + self._first_position)[None].to(device),
         }
         if self._token_types:
-            inputs["token_type_ids"] = torch.from_numpy(_types(items))[None].to(device)
-        hidden = self._base(**inputs, segments=segments).last_hidden_state[0]
-        return self._read(hidden, segments).float()
-
-    def _read(self, hidden: Tensor, segments: Segments) -> Tensor:
-        rows = _pool(hidden, segments, self._pooling)
-        return rows if self._pooled else self._architecture.head(self._model, rows.to(hidden.dtype)[:, None])
+            inputs["token_type_ids"] = torch.from_numpy(types)[None].to(device)
+        if self._causal:
+            inputs["use_cache"] = False
+        hidden = self._base(**inputs, layout=layout).last_hidden_state[0]
+        return self._read(_pool(hidden, layout, self._pooling).to(self._rows_dtype)).float()
 
 
-def _classifier_pooling(model: Any) -> str:
-    return str(getattr(model.config, "classifier_pooling", "cls"))
+def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
+    """Which hidden states are read: `cls`, `mean` or `last`.
+
+    Of the encoder classifiers only ModernBERT declares it; the others read the first token.
+    """
+    if isinstance(readout, PooledReadout):
+        return readout.mode
+    return "last" if architecture.causal else str(getattr(model.config, "classifier_pooling", "cls"))
 
 
-def _pool(hidden: Tensor, segments: Segments, mode: str) -> Tensor:
-    """[tokens, hidden] -> [segments, hidden]."""
-    bounds = segments.cu_seqlens.long()
-    if mode == "cls":
-        return hidden[bounds[:-1]]
-    if mode == "last":
-        return hidden[bounds[1:] - 1]
-    lengths = bounds.diff()
-    return torch.segment_reduce(hidden.float(), "mean", lengths=lengths)
+def _row(items: Sequence[EncodedItem], layout: Layout) -> NDArray[np.int64]:
+    """Ids, positions and token types of the row, [3, tokens]."""
+    ids, positions, types = row = np.zeros((3, layout.spans[-1].stop), dtype=np.int64)
+    for item, place in zip(items, layout.places, strict=True):
+        span = layout.spans[place]
+        ids[span.start : span.stop] = item.ids
+        positions[span.start : span.stop] = np.arange(span.prefix, span.prefix + len(item))
+        types[span.start + item.second_segment : span.stop] = 1
+        if item.prefix is not None:
+            ids[span.prefix_start : span.prefix_stop] = item.prefix
+            positions[span.prefix_start : span.prefix_stop] = np.arange(span.prefix)
+    return row
 
 
-def _types(items: Sequence[EncodedItem]) -> Any:
-    parts = []
-    for item in items:
-        types = np.zeros(len(item), dtype=np.int64)
-        types[item.second_segment :] = 1
-        parts.append(types)
-    return np.concatenate(parts)
+def _pool(hidden: Tensor, layout: Layout, mode: str) -> Tensor:
+    """[tokens, hidden] -> [items, hidden], in the items' order."""
+    spans = [layout.spans[place] for place in layout.places]
+    if mode == "mean":
+        return torch.stack([hidden[span.start : span.stop].float().mean(0) for span in spans])
+    at = [span.start if mode == "cls" else span.stop - 1 for span in spans]
+    return hidden[torch.tensor(at, device=hidden.device)]

@@ -8,8 +8,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import DynamicCache
 
-from reranker_serve.types import EncodedItem, PooledReadout, Readout
+from reranker_serve.backends.architectures import Architecture, reader
+from reranker_serve.backends.layout import by_prefix
+from reranker_serve.types import EncodedItem, PooledReadout, Readout, TokenArray
 
 # A bucket closes where its shortest sequence would be more than half padding.
 _LEAST_FILL = 0.5
@@ -53,6 +56,55 @@ class PaddedForward:
             return _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
         logits: Tensor = output.logits.float()
         return logits
+
+
+class PaddedLanguageModel:
+    """The same for causal models: a prefix is computed once, its keys and values copied to each item.
+
+    Padded on the right, which no causal model can see.
+    """
+
+    def __init__(self, model: Any, architecture: Architecture, readout: Readout, bucket_tokens: int) -> None:
+        self._base = model.base_model
+        self._read = reader(model, architecture, readout)
+        self._bucket_tokens = bucket_tokens
+
+    def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
+        rows: list[Tensor | None] = [None] * len(items)
+        for prefix, members in by_prefix(items):
+            for bucket in buckets([len(items[i]) for i in members], self._bucket_tokens):
+                part = self._forward(prefix, [items[members[i]] for i in bucket])
+                for i, row in zip(bucket, part, strict=True):
+                    rows[members[i]] = row
+        return torch.stack([row for row in rows if row is not None])
+
+    def _forward(self, prefix: TokenArray | None, items: Sequence[EncodedItem]) -> Tensor:
+        device = self._base.device
+        past, before = self._compute_prefix(prefix, len(items))
+        lengths = torch.tensor([len(item) for item in items])
+        longest = int(lengths.max())
+        ids = torch.zeros((len(items), longest), dtype=torch.long)
+        for row, item in enumerate(items):
+            ids[row, : len(item)] = torch.from_numpy(item.ids.astype("int64"))
+        mask = torch.arange(before + longest)[None, :] < before + lengths[:, None]
+        output = self._base(
+            input_ids=ids.to(device),
+            attention_mask=mask.long().to(device),
+            position_ids=torch.arange(before, before + longest, device=device)[None].expand(len(items), -1),
+            past_key_values=past,
+            use_cache=past is not None,
+        )
+        last = output.last_hidden_state[torch.arange(len(items), device=device), lengths.to(device) - 1]
+        return self._read(last).float()
+
+    def _compute_prefix(self, prefix: TokenArray | None, copies: int) -> tuple[DynamicCache | None, int]:
+        if prefix is None:
+            return None, 0
+        past = DynamicCache()
+        ids = torch.from_numpy(prefix.astype("int64"))[None].to(self._base.device)
+        self._base(input_ids=ids, past_key_values=past, use_cache=True)
+        past.batch_repeat_interleave(copies)
+        return past, len(prefix)
 
 
 def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

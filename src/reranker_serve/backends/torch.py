@@ -10,21 +10,27 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForSequenceClassification
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
 from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.padded import PaddedForward
+from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
-from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, PooledReadout, Readout
+from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, NextTokenReadout, PooledReadout, Readout
 
 logger = logging.getLogger(__name__)
 
 _PADDED_BUCKET_TOKENS = 4096
 # Packed and padded sums differ in the last bits only; sequences that see each other differ by far more.
 _AGREEMENT = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
+
+_MODEL_KINDS: dict[type[Readout], Any] = {
+    ClassifierReadout: AutoModelForSequenceClassification,
+    NextTokenReadout: AutoModelForCausalLM,
+    PooledReadout: AutoModel,
+}
 
 Forward = Callable[[Sequence[EncodedItem]], Tensor]
 
@@ -94,7 +100,7 @@ def _multiplies_bfloat16() -> bool:
 
 
 def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
-    kind = AutoModelForSequenceClassification if isinstance(readout, ClassifierReadout) else AutoModel
+    kind = _MODEL_KINDS[type(readout)]
     transformers_logging.disable_progress_bar()
     try:
         model, report = kind.from_pretrained(
@@ -120,11 +126,15 @@ def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
 
 def _choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, str]:
     """Packed where the model can be packed and computes the same numbers so; else padded."""
-    padded = PaddedForward(model, readout, _PADDED_BUCKET_TOKENS)
     architecture = ARCHITECTURES.get(model.config.model_type)
+    padded: Forward
+    if architecture is not None and architecture.causal:
+        padded = PaddedLanguageModel(model, architecture, readout, _PADDED_BUCKET_TOKENS)
+    else:
+        padded = PaddedForward(model, readout, _PADDED_BUCKET_TOKENS)
     if architecture is None or device == "mps" or not packed.can_pack(model):
         return padded, f"padded {model.config._attn_implementation}"
-    probe = _probe_items(model.config)
+    probe = _probe_items(model.config, architecture.causal)
     with torch.inference_mode():
         expected = padded(probe)
     fallback = model.config._attn_implementation
@@ -152,13 +162,15 @@ def _difference(got: Tensor, expected: Tensor, readout: Readout) -> float:
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
 
 
-def _probe_items(config: Any) -> list[EncodedItem]:
-    """A few sequences of different lengths with ids the model knows."""
+def _probe_items(config: Any, causal: bool) -> list[EncodedItem]:
+    """A few sequences of different lengths with ids the model knows; for causal models two share a prefix."""
     random = np.random.default_rng(0)
     longest = min(160, config.max_position_embeddings - 8)
     lengths = [longest, 3, max(4, longest // 2), max(4, longest // 5)]
     low, high = min(10, config.vocab_size - 2), config.vocab_size - 1
-    return [EncodedItem(random.integers(low, high, size=length, dtype=np.int32), length // 2) for length in lengths]
+    ids = [random.integers(low, high, size=length, dtype=np.int32) for length in lengths]
+    prefixes = [None, None, ids[1], ids[1]] if causal else [None] * len(ids)
+    return [EncodedItem(own, len(own) // 2, prefix) for own, prefix in zip(ids, prefixes, strict=True)]
 
 
 def _release_memory(device: str) -> None:

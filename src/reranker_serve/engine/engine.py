@@ -15,7 +15,7 @@ from concurrent.futures import Future
 from reranker_serve.engine.job import Job, JobResult, Unit
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.errors import BackendError, BackendLost, InferenceFailed, NotReady
-from reranker_serve.types import Backend, EncodedItem
+from reranker_serve.types import Backend, EncodedItem, count_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -134,7 +134,7 @@ class Engine:
             self._split(batch, error)
             return
         now = time.perf_counter()
-        self._account(sum(len(unit.item) for unit in batch), now - start)
+        self._account(count_tokens(unit.item for unit in batch), now - start)
         for unit, row in zip(batch, rows, strict=True):
             unit.job.deliver(unit.position, row, now)
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from reranker_serve.types import EncodedItem, FloatArray
+from reranker_serve.types import EncodedItem, FloatArray, count_tokens
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,9 @@ class Job:
             raise ValueError("a job of no items would wait for ever")
         self.items = tuple(items)
         self.future: Future[JobResult] = Future()
-        self.waiting_tokens = sum(len(item) for item in self.items)
+        self.waiting_tokens = count_tokens(self.items)
+        # Every batch that holds an item of this job computes the shared prefix again.
+        self._prefix_tokens = self.waiting_tokens - sum(len(item) for item in self.items)
         self._submitted_at = submitted_at
         self._started_at: float | None = None
         # Popped from the end: shortest first in this list, longest first out of it.
@@ -61,21 +63,24 @@ class Job:
     def has_waiting(self) -> bool:
         return bool(self._waiting)
 
-    def take(self, turn: int, room: float) -> tuple[list[Unit], int]:
+    def take(self, turn: int, room: float, prefix_there: bool) -> tuple[list[Unit], int]:
         """Hand out waiting items up to `turn` tokens, and in any case one if it fits `room`.
 
-        Returns the units and their tokens.
+        `prefix_there` tells that the batch holds the job's prefix already. Returns the units
+        and the tokens they add to the batch.
         """
         units: list[Unit] = []
-        taken = 0
+        tokens = 0 if prefix_there else self._prefix_tokens
         while self._waiting:
             cost = len(self.items[self._waiting[-1]])
-            if taken + cost > turn and (units or cost > room):
+            if tokens + cost > turn and (units or tokens + cost > room):
                 break
             units.append(Unit(self, self._waiting.pop()))
-            taken += cost
-        self.waiting_tokens -= taken
-        return units, taken
+            tokens += cost
+        self.waiting_tokens -= sum(len(unit.item) for unit in units)
+        if not self._waiting:
+            self.waiting_tokens = 0
+        return units, tokens
 
     def started(self, now: float) -> None:
         if self._started_at is None:

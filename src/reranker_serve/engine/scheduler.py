@@ -57,15 +57,19 @@ class Scheduler:
     def next_batch(self, budget: int) -> list[Unit]:
         """Up to `budget` tokens of work, in turns; one item may exceed it. Empty if idle."""
         batch: list[Unit] = []
+        there: set[int] = set()
         room = budget
         while self._line:
             job = next(iter(self._line.values()))
-            units, taken = job.take(min(self._turn_tokens, room), room if batch else math.inf)
+            waiting = job.waiting_tokens
+            turn = min(self._turn_tokens, room)
+            units, tokens = job.take(turn, room if batch else math.inf, id(job) in there)
             if not units:
                 break
             batch += units
-            room -= taken
-            self.queued_tokens -= taken
+            there.add(id(job))
+            room -= tokens
+            self.queued_tokens -= waiting - job.waiting_tokens
             if job.has_waiting:
                 self._line.move_to_end(id(job))
             else:

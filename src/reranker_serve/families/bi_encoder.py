@@ -53,6 +53,7 @@ class BiEncoder:
     name = "bi_encoder"
     score_scale = "relevance_score = cosine similarity clipped at 0, 0 to 1; raw score = the cosine, -1 to 1"
     takes_instruction = False
+    prompt = None
 
     def __init__(self, encoder: TextEncoder, config: EmbeddingConfig, width: int, max_length: int) -> None:
         self._encoder = encoder
@@ -69,7 +70,8 @@ class BiEncoder:
             texts = [text.lower() for text in texts]
         encoded = self._encoder.encode(texts, budget)
         items = tuple(join(template, ids[:budget]) for ids in encoded)
-        return Encoded(items, tuple(len(ids) > budget for ids in encoded[1:]))
+        query_cut, *document_cut = (len(ids) > budget for ids in encoded)
+        return Encoded(items, tuple(document_cut), query_cut)
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         vectors = outputs.astype(np.float64)

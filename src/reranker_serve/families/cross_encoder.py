@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, join
 from reranker_serve.types import ClassifierReadout, Encoded, FloatArray
 
@@ -17,6 +16,7 @@ class CrossEncoder:
     readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(logit), 0 to 1; raw score = the logit"
     takes_instruction = False
+    prompt = None
 
     def __init__(self, encoder: TextEncoder, max_length: int) -> None:
         self._encoder = encoder
@@ -27,19 +27,19 @@ class CrossEncoder:
         template = self._encoder.pair
         budget = max_length - template.overhead
         query_ids, *document_ids = self._encoder.encode([query, *documents], budget)
-        items, truncated = [], []
+        items, truncated, query_truncated = [], [], False
         for ids in document_ids:
             keep_query, keep_document = split_budget(len(query_ids), len(ids), budget)
             items.append(join(template, query_ids[:keep_query], ids[:keep_document]))
             truncated.append(keep_document < len(ids))
-        return Encoded(tuple(items), tuple(truncated))
+            query_truncated |= keep_query < len(query_ids)
+        return Encoded(tuple(items), tuple(truncated), query_truncated)
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         return outputs[:, 0]
 
     def activate(self, raw: FloatArray) -> FloatArray:
-        with np.errstate(over="ignore"):
-            return (1.0 / (1.0 + np.exp(-raw.astype(np.float64)))).astype(np.float32)
+        return sigmoid(raw)
 
 
 def split_budget(query: int, document: int, budget: int) -> tuple[int, int]:

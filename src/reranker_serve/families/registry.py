@@ -1,4 +1,4 @@
-"""Which family serves a checkpoint, from what its files declare; never from its name."""
+"""Which family serves a checkpoint, from what its files declare; never from a part of its name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from typing import Any
 from reranker_serve.errors import ModelError, SettingsError
 from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
 from reranker_serve.families.cross_encoder import CrossEncoder
+from reranker_serve.families.prompts import PROMPTS, Prompt
 from reranker_serve.families.tokenizer import TextEncoder
+from reranker_serve.families.yes_no import YesNo
+from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
 CROSS_ENCODERS = (
@@ -31,6 +34,9 @@ EMBEDDING_MODELS = (
     "ModernBertModel",
     "MPNetModel",
 )
+LANGUAGE_MODELS = ("Qwen3ForCausalLM", "Qwen2ForCausalLM", "GemmaForCausalLM")
+# Language models whose head was cut down to the difference of the two answers' rows.
+CONVERTED_LANGUAGE_MODELS = ("Qwen3ForSequenceClassification",)
 # Their position table starts behind the padding index, so two rows of it are never used.
 _POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "mpnet")
 
@@ -41,6 +47,10 @@ class Checkpoint:
 
     folder: Path
     config: dict[str, Any]
+
+    @property
+    def is_language_model(self) -> bool:
+        return self.architecture in (*LANGUAGE_MODELS, *CONVERTED_LANGUAGE_MODELS)
 
     @property
     def architecture(self) -> str:
@@ -75,29 +85,84 @@ def read_checkpoint(folder: Path) -> Checkpoint:
     return checkpoint
 
 
-def build_family(checkpoint: Checkpoint, max_length: int, explicit: bool) -> Family:
+def build_family(checkpoint: Checkpoint, settings: Settings) -> Family:
     """The family for a checkpoint, its tokenizer loaded.
 
-    `max_length` above what the model has positions for is an error where it was set
-    (`explicit`), and narrowed where it is the default.
+    A `max_length` above what the model has positions for is an error where it was set, and
+    narrowed where it is the default.
     """
-    positions = checkpoint.positions
-    if explicit and max_length > positions:
+    explicit, positions = "max_length" in settings.model_fields_set, checkpoint.positions
+    if explicit and settings.max_length > positions:
         raise SettingsError(
-            f"RERANKER_MAX_LENGTH={max_length}, but {checkpoint.folder.name} has {positions} positions:"
+            f"RERANKER_MAX_LENGTH={settings.max_length}, but {checkpoint.folder.name} has {positions} positions:"
             f" set it to {positions} or less"
         )
+    max_length = min(settings.max_length, positions)
+    if checkpoint.is_language_model:
+        return _language_model(checkpoint, settings, max_length)
+    if settings.prompt is not None or settings.instruction is not None:
+        name = "RERANKER_PROMPT" if settings.prompt is not None else "RERANKER_INSTRUCTION"
+        raise SettingsError(f"{name} is set, but {checkpoint.architecture} is no language model: unset it")
     encoder = TextEncoder(checkpoint.folder)
     if checkpoint.architecture in CROSS_ENCODERS:
-        return CrossEncoder(encoder, min(max_length, positions))
+        return CrossEncoder(encoder, max_length)
     config = read_embedding_config(checkpoint.folder)
-    declared = positions if explicit or not config.max_length else int(min(config.max_length, positions))
-    return BiEncoder(encoder, config, checkpoint.hidden_size, min(max_length, declared))
+    if not explicit and config.max_length:
+        max_length = int(min(max_length, config.max_length))
+    return BiEncoder(encoder, config, checkpoint.hidden_size, max_length)
+
+
+def choose_prompt(checkpoint: Checkpoint, settings: Settings) -> Prompt:
+    """The prompt of a language model: the one that is set, else the one its files declare.
+
+    Raises `StartupError` rather than guess: with another prompt the scores would be noise.
+    """
+    known = ", ".join(PROMPTS)
+    if settings.prompt is not None:
+        if settings.prompt not in PROMPTS:
+            raise SettingsError(f"RERANKER_PROMPT={settings.prompt} is not known; known prompts are {known}")
+        return PROMPTS[settings.prompt]
+    for prompt in PROMPTS.values():
+        if _declares(checkpoint, prompt, settings.served_name):
+            return prompt
+    raise ModelError(
+        f"{checkpoint.folder}: nothing in its files tells which prompt this {checkpoint.architecture} was trained"
+        " with as a reranker, and without it the scores mean nothing; if it is one, set RERANKER_PROMPT to one of"
+        f" {known}"
+    )
+
+
+def _language_model(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
+    prompt = choose_prompt(checkpoint, settings)
+    if settings.instruction is not None and not prompt.takes_instruction:
+        raise SettingsError(f"RERANKER_INSTRUCTION is set, but the prompt {prompt.name} has no place for one: unset it")
+    shift = prompt.shift_of(checkpoint.hidden_size)
+    classifier = checkpoint.architecture in CONVERTED_LANGUAGE_MODELS
+    return YesNo(checkpoint.folder, prompt, max_length, shift, classifier)
+
+
+def _declares(checkpoint: Checkpoint, prompt: Prompt, served_name: str) -> bool:
+    """Whether the files tell that this prompt is the model's: by its text, its repository or its vocabulary."""
+    folder, config = checkpoint.folder, checkpoint.config
+    names = {served_name, config.get("_name_or_path"), folder.name}
+    if names & {name for repository in prompt.repositories for name in (repository, repository.replace("/", "_"))}:
+        return True
+    if prompt.sign in _chat_template(folder):
+        return True
+    # sentence-transformers' metadata speaks for another prompt, or for an embedding model.
+    described = (folder / "modules.json").is_file()
+    vocabulary = int(config.get("vocab_size") or 0)
+    return not described and config.get("model_type") == prompt.model_type and 0 < vocabulary <= prompt.vocabulary
+
+
+def _chat_template(folder: Path) -> str:
+    paths = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
+    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file())
 
 
 def _check_architecture(checkpoint: Checkpoint) -> None:
     architecture, folder = checkpoint.architecture, checkpoint.folder
-    if architecture in CROSS_ENCODERS:
+    if architecture in (*CROSS_ENCODERS, *CONVERTED_LANGUAGE_MODELS):
         labels = len(checkpoint.config.get("id2label") or {}) or checkpoint.config.get("num_labels", 2)
         if labels != 1:
             raise ModelError(f"{folder}: a reranker has one label, this classifier has {labels}: it is no reranker")
@@ -107,8 +172,12 @@ def _check_architecture(checkpoint: Checkpoint) -> None:
                 f"{folder}: {architecture} is served as an embedding model and needs the modules.json of"
                 " sentence-transformers beside it"
             )
-    else:
-        known = ", ".join((*CROSS_ENCODERS, *EMBEDDING_MODELS))
+    elif architecture not in LANGUAGE_MODELS:
+        if checkpoint.config.get("auto_map"):
+            raise ModelError(
+                f"{folder}: {architecture} exists only as code in the model's repository, and such code is not run here"
+            )
+        known = ", ".join((*CROSS_ENCODERS, *EMBEDDING_MODELS, *LANGUAGE_MODELS, *CONVERTED_LANGUAGE_MODELS))
         raise ModelError(f"{folder}: architecture {architecture} is not supported; supported are {known}")
 
 

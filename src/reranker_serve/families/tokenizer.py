@@ -8,7 +8,7 @@ ids of the template (`<s> ... </s></s> ... </s>`) are put around it here.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ class TextEncoder:
     """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads."""
 
     def __init__(self, folder: Path) -> None:
-        self._plain = _build(folder)
+        self._plain = _build(folder, without_control_tokens)
         if not self._plain.encode("a", add_special_tokens=False).ids:
             raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
         self.single = _single_template(self._plain)
@@ -59,20 +59,16 @@ class TextEncoder:
         More than `limit` ids tell the caller that the text is longer than it may keep.
         """
         size = (limit + 1) * _CHARACTERS_PER_TOKEN
-        encoded = [self._ids(encoding.ids) for encoding in self._batch([text[:size] for text in texts])]
+        encoded = [_ids(encoding.ids) for encoding in self._batch([text[:size] for text in texts])]
         for index, text in enumerate(texts):
             width = size
             while width < len(text) and len(encoded[index]) <= limit + _EDGE_TOKENS:
                 width *= 2
-                encoded[index] = self._ids(self._batch([text[:width]])[0].ids)
+                encoded[index] = _ids(self._batch([text[:width]])[0].ids)
         return encoded
 
     def _batch(self, texts: list[str]) -> list[Any]:
         return list(self._plain.encode_batch_fast(texts, add_special_tokens=False))
-
-    @staticmethod
-    def _ids(ids: list[int]) -> TokenArray:
-        return np.array(ids, dtype=np.int32)
 
 
 def join(template: Template, first: TokenArray, second: TokenArray | None = None) -> EncodedItem:
@@ -86,6 +82,12 @@ def join(template: Template, first: TokenArray, second: TokenArray | None = None
     return EncodedItem(ids, boundary if template.second_type_from_middle else len(ids))
 
 
+def encode_with_control_tokens(folder: Path, texts: Sequence[str]) -> list[TokenArray]:
+    """Ids of each text with control tokens recognized: for templates, never for a caller's text."""
+    full = _build(folder, lambda description: description | {"truncation": None, "padding": None})
+    return [_ids(encoding.ids) for encoding in full.encode_batch(list(texts), add_special_tokens=False)]
+
+
 def without_control_tokens(description: dict[str, Any]) -> dict[str, Any]:
     """A tokenizer.json that encodes every control token's spelling as the plain characters it is.
 
@@ -97,6 +99,10 @@ def without_control_tokens(description: dict[str, Any]) -> dict[str, Any]:
     plain = description | {"added_tokens": [token for token in added if token not in control]}
     _hide(plain["model"], {token["id"]: token["content"] for token in control})
     return plain | {"truncation": None, "padding": None}
+
+
+def _ids(ids: list[int]) -> TokenArray:
+    return np.array(ids, dtype=np.int32)
 
 
 def _hide(model: dict[str, Any], control: dict[int, str]) -> None:
@@ -118,9 +124,9 @@ def _hide(model: dict[str, Any], control: dict[int, str]) -> None:
                 vocabulary[f" {spelling}"] = vocabulary.pop(spelling)
 
 
-def _build(folder: Path) -> Tokenizer:
+def _build(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Tokenizer:
     try:
-        return Tokenizer.from_str(json.dumps(without_control_tokens(json.loads(_description(folder)))))
+        return Tokenizer.from_str(json.dumps(change(json.loads(_description(folder)))))
     except ModelError:
         raise
     except Exception as error:  # the tokenizers library raises bare Exception

@@ -1,0 +1,114 @@
+"""What lies where in the row of a packed batch, and who attends to what."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import accumulate
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from reranker_serve.types import EncodedItem, TokenArray
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A sequence's place in the row, and that of its prefix; an empty one if it has none."""
+
+    start: int
+    stop: int
+    prefix_start: int = 0
+    prefix_stop: int = 0
+
+    @property
+    def prefix(self) -> int:
+        """Length of the prefix."""
+        return self.prefix_stop - self.prefix_start
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What lies where in the row of a batch. `places[i]` is the span of item i in `spans`."""
+
+    spans: tuple[Span, ...]
+    places: tuple[int, ...]
+    causal: bool
+    device: torch.device
+    _masks: dict[tuple[int, int, int | None, int], Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, items: Sequence[EncodedItem], causal: bool, device: torch.device) -> Layout:
+        spans: list[Span] = []
+        places = [0] * len(items)
+        end = 0
+        for prefix, members in by_prefix(items):
+            shared = Span(end, end + (0 if prefix is None else len(prefix)))
+            if prefix is not None:
+                spans.append(shared)
+                end = shared.stop
+            for member in members:
+                places[member] = len(spans)
+                spans.append(Span(end, end + len(items[member]), shared.start, shared.stop))
+                end += len(items[member])
+        return cls(tuple(spans), tuple(places), causal, device)
+
+    @cached_property
+    def query_bounds(self) -> Tensor:
+        """[spans + 1]: where each span's tokens begin, int32."""
+        return self._bounds(span.stop - span.start for span in self.spans)
+
+    @cached_property
+    def key_bounds(self) -> Tensor:
+        """[spans + 1]: the same for what each span attends to, its prefix and itself, int32."""
+        return self._bounds(span.prefix + span.stop - span.start for span in self.spans)
+
+    @cached_property
+    def keys(self) -> Tensor | None:
+        """Positions in the row of what each span attends to, one after the other; None where that is the row."""
+        if not any(span.prefix for span in self.spans):
+            return None
+        parts = [
+            part
+            for span in self.spans
+            for part in (np.arange(span.prefix_start, span.prefix_stop), np.arange(span.start, span.stop))
+        ]
+        return torch.from_numpy(np.concatenate(parts)).to(self.device)
+
+    @cached_property
+    def longest(self) -> tuple[int, int]:
+        """Most tokens of a span, and most it attends to."""
+        return max(span.stop - span.start for span in self.spans), max(
+            span.prefix + span.stop - span.start for span in self.spans
+        )
+
+    def mask(self, rows: range, keys: int, window: int | None, repeat: int) -> Tensor | None:
+        """[repeat x len(rows), keys], True where row i (a position among the keys) must not see key j.
+
+        `window` w: i sees j only where |i - j| < w. None if everything is seen. The same for
+        every layer, so it is made once a batch.
+        """
+        if not self.causal and (window is None or keys <= window):
+            return None
+        at = (rows.start, keys, window, repeat)
+        if at not in self._masks:
+            i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
+            j = torch.arange(keys, device=self.device)[None, :]
+            hidden = j > i if self.causal else torch.zeros(1, 1, dtype=torch.bool, device=self.device)
+            hidden = hidden if window is None else hidden | ((i - j).abs() >= window)
+            self._masks[at] = hidden.repeat(repeat, 1)
+        return self._masks[at]
+
+    def _bounds(self, lengths: Iterable[int]) -> Tensor:
+        return torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32, device=self.device)
+
+
+def by_prefix(items: Sequence[EncodedItem]) -> list[tuple[TokenArray | None, list[int]]]:
+    """Positions of the items that share a prefix; each item without one stands alone."""
+    groups: dict[int, tuple[TokenArray | None, list[int]]] = {}
+    for position, item in enumerate(items):
+        key = -1 - position if item.prefix is None else id(item.prefix)
+        groups.setdefault(key, (item.prefix, []))[1].append(position)
+    return list(groups.values())

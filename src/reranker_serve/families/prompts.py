@@ -1,0 +1,126 @@
+"""The published prompts of language models that rerank, as data.
+
+A prompt is a row of pieces. Each piece is tokenized on its own and the ids are joined, so the
+pieces are cut where no tokenizer merge can cross: that gives the very ids of the published
+recipe, and lets everything before the document be computed once a request. A piece without a
+field may hold control tokens (`<|im_start|>`); a piece with a field holds a caller's text and
+is encoded as plain characters.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One template.
+
+    `before` ends where the `document` piece begins; its pieces hold `{instruction}` or `{query}`
+    or neither. A piece with `{instruction}` is left out where there is no instruction. `control`
+    are the tokens of the template that must be one id each.
+
+    `answers` are those whose logits make the score: the first minus the second, or the first
+    alone. Relevance = sigmoid(score - shift); `shift_by_width` holds (hidden size, shift) of
+    the checkpoints that differ.
+
+    How it is known from a checkpoint: `sign` is a sentence of it that stands in a chat template,
+    `repositories` are those it was published in, and a `model_type` with a vocabulary of at most
+    `vocabulary` tokens was published with no other prompt.
+    """
+
+    name: str
+    before: tuple[str, ...]
+    document: str
+    after: tuple[str, ...]
+    control: tuple[str, ...]
+    answers: tuple[str, ...]
+    sign: str
+    repositories: tuple[str, ...]
+    model_type: str
+    vocabulary: int = 0
+    instruction: str | None = None
+    shift: float = 0.0
+    shift_by_width: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def takes_instruction(self) -> bool:
+        return any("{instruction}" in piece for piece in self.before)
+
+    def shift_of(self, hidden_size: int) -> float:
+        return dict(self.shift_by_width).get(hidden_size, self.shift)
+
+
+# https://huggingface.co/Qwen/Qwen3-Reranker-0.6B, the recipe for transformers: one newline between
+# the fields. The newline before a tag closes the user's piece, because a tokenizer may merge it
+# with punctuation before it, and never with the tag behind it.
+QWEN3_RERANKER = Prompt(
+    name="qwen3-reranker",
+    before=(
+        "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+        ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n',
+        "<Instruct>:",
+        " {instruction}\n",
+        "<Query>:",
+        " {query}\n",
+        "<Document>:",
+    ),
+    document=" {document}",
+    after=("<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n",),
+    control=("<|im_start|>", "<|im_end|>", "<think>", "</think>"),
+    answers=("yes", "no"),
+    sign="Judge whether the Document meets the requirements based on the Query and the Instruct provided.",
+    repositories=("Qwen/Qwen3-Reranker-0.6B", "Qwen/Qwen3-Reranker-4B", "Qwen/Qwen3-Reranker-8B"),
+    model_type="qwen3",
+    # The size of the tokenizer. Qwen3's chat and base models pad theirs to 151,936.
+    vocabulary=151_669,
+    instruction="Given a web search query, retrieve relevant passages that answer the query",
+)
+
+# https://github.com/FlagOpen/FlagEmbedding, its reranker for decoder-only models: the pieces are
+# tokenized apart there as well.
+BGE_GEMMA = Prompt(
+    name="bge-reranker-gemma",
+    before=("<bos>", "A: {query}", "\n"),
+    document="B: {document}",
+    after=(
+        "\n",
+        "Given a query A and a passage B, determine whether the passage contains an answer to the query by providing"
+        " a prediction of either 'Yes' or 'No'.",
+    ),
+    control=("<bos>",),
+    answers=("Yes",),
+    sign="Given a query A and a passage B, determine whether the passage contains an answer to the query",
+    repositories=("BAAI/bge-reranker-v2-gemma",),
+    model_type="gemma",
+)
+
+# https://github.com/mixedbread-ai/mxbai-rerank, class MxbaiRerankV2. Its normaliser is a sigmoid
+# shifted by half an "estimated maximum": 9 for the base model, 12 for the large one.
+MXBAI_V2 = Prompt(
+    name="mxbai-rerank-v2",
+    before=(
+        "<|im_start|>system\nYou are Qwen, created by Alibaba Cloud. You are a helpful assistant.<|im_end|>\n"
+        "<|im_start|>user\n",
+        "instruction: {instruction}\n",
+        "query: {query}",
+        "\n",
+    ),
+    document="document: {document}",
+    after=(
+        "\n",
+        "You are a search relevance expert who evaluates how well documents match search queries. For each"
+        " query-document pair, carefully analyze the semantic relationship between them, then provide your binary"
+        " relevance judgment (0 for not relevant, 1 for relevant).\nRelevance:",
+        "<|im_end|>\n<|im_start|>assistant\n",
+    ),
+    control=("<|im_start|>", "<|im_end|>"),
+    answers=("1", "0"),
+    sign="You are a search relevance expert who evaluates how well documents match search queries.",
+    repositories=("mixedbread-ai/mxbai-rerank-base-v2", "mixedbread-ai/mxbai-rerank-large-v2"),
+    model_type="qwen2",
+    shift=6.0,
+    shift_by_width=((896, 4.5),),
+)
+
+PROMPTS = {prompt.name: prompt for prompt in (QWEN3_RERANKER, BGE_GEMMA, MXBAI_V2)}
