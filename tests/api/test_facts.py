@@ -32,6 +32,7 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
         "revision": "none",
         "architecture": "none",
         "family": "fake",
+        "prompt": None,
         "score_scale": "relevance_score = sigmoid(raw score); raw score = shared words - 1",
         "device": "cpu",
         "dtype": "float32",

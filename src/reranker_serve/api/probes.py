@@ -77,6 +77,7 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "revision": scorer.info.revision,
         "architecture": scorer.info.architecture,
         "family": scorer.family.name,
+        "prompt": scorer.family.prompt,
         "score_scale": scorer.family.score_scale,
         "device": scorer.backend.device,
         "dtype": scorer.backend.dtype,
