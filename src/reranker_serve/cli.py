@@ -1,4 +1,4 @@
-"""The command line: `reranker-serve serve | download | daemon | evaluate | settings`.
+"""The command line: `reranker-serve serve | download | daemon | evaluate | verify | settings`.
 
 A flag of `serve` is the environment variable of the same name, set for this process and its
 workers; flags and variables derive from the same fields of `Settings`.
@@ -11,13 +11,20 @@ import logging
 import os
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from reranker_serve import __version__
 from reranker_serve.errors import RerankerError
 from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
 from reranker_serve.telemetry.logs import configure_logging
+from reranker_serve.tools import evaluate, verify
+
+_TOOLS = (
+    ("evaluate", evaluate, "measure ranking quality on a judged collection"),
+    ("verify", verify, "compare the model's scores with the published ones"),
+)
 
 logger = logging.getLogger("reranker_serve")
 
@@ -58,12 +65,11 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(daemon)
     daemon.set_defaults(run=_daemon)
 
-    evaluate = commands.add_parser("evaluate", help="measure ranking quality on a judged collection")
-    _add_settings(evaluate)
-    from reranker_serve.tools import evaluate as tool
-
-    tool.add_arguments(evaluate)
-    evaluate.set_defaults(run=_evaluate)
+    for name, tool, purpose in _TOOLS:
+        command = commands.add_parser(name, help=purpose)
+        _add_settings(command)
+        tool.add_arguments(command)
+        command.set_defaults(run=partial(_tool, tool.run))
 
     settings = commands.add_parser("settings", help="print the table of settings")
     settings.set_defaults(run=_settings)
@@ -149,10 +155,8 @@ def _daemon(parsed: argparse.Namespace) -> int:
     return daemon.status() if parsed.action == "status" else daemon.logs(parsed.follow)
 
 
-def _evaluate(parsed: argparse.Namespace) -> int:
-    from reranker_serve.tools import evaluate
-
-    return evaluate.run(parsed, _read_settings(parsed))
+def _tool(run: Callable[[argparse.Namespace, Settings], int], parsed: argparse.Namespace) -> int:
+    return run(parsed, _read_settings(parsed))
 
 
 def _settings(_: argparse.Namespace) -> int:

@@ -6,7 +6,6 @@ BM25 finds the candidates, the model reorders them; nDCG@10 and MRR@10 of both.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import csv
 import json
 import logging
@@ -19,9 +18,8 @@ from typing import Any
 
 from reranker_serve.errors import StartupError
 from reranker_serve.loader import load
-from reranker_serve.service import Reranker
 from reranker_serve.settings import Settings
-from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.tools.in_process import Ask, in_order, run_in_process
 from reranker_serve.types import RerankRequest, Scorer
 
 # (query, documents) -> one score a document, in their order
@@ -73,7 +71,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.url:
         report = _over_http(collection, arguments)
     else:
-        report = asyncio.run(_in_process(collection, arguments.top, load(settings), settings))
+        report = _in_process(collection, arguments.top, load(settings), settings)
     print(table(report))
     if arguments.json:
         versions = {name: version(name) for name in ("reranker-serve", "torch", "transformers", "bm25s", "ir-measures")}
@@ -157,20 +155,14 @@ def table(report: Report) -> str:
     )
 
 
-async def _in_process(collection: Collection, top: int, scorer: Scorer, settings: Settings) -> Report:
-    loop = asyncio.get_running_loop()
-    reranker = Reranker(scorer, settings, Metrics())
+def _in_process(collection: Collection, top: int, scorer: Scorer, settings: Settings) -> Report:
+    def work(ask: Ask) -> Report:
+        def score(query: str, documents: Sequence[str]) -> list[float]:
+            return in_order(ask(RerankRequest(query, tuple(documents), raw_scores=True)))
 
-    def score(query: str, documents: Sequence[str]) -> list[float]:
-        request = RerankRequest(query, tuple(documents), raw_scores=True)
-        result = asyncio.run_coroutine_threadsafe(reranker.rerank(request), loop).result()
-        by_index = {ranked.index: ranked.score for ranked in result.ranking}
-        return [by_index[index] for index in range(len(documents))]
+        return evaluate(collection, top, score, scorer.info.name, scorer.backend.dtype)
 
-    try:
-        return await asyncio.to_thread(evaluate, collection, top, score, scorer.info.name, scorer.backend.dtype)
-    finally:
-        reranker.close()
+    return run_in_process(scorer, settings, work)
 
 
 def _over_http(collection: Collection, arguments: argparse.Namespace) -> Report:

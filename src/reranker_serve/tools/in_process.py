@@ -1,0 +1,38 @@
+"""Scoring without a server, for tools that work through one request after the other."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import TypeVar
+
+from reranker_serve.service import Reranker
+from reranker_serve.settings import Settings
+from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.types import RerankRequest, RerankResult, Scorer
+
+Answer = TypeVar("Answer")
+Ask = Callable[[RerankRequest], RerankResult]
+
+
+def run_in_process(scorer: Scorer, settings: Settings, work: Callable[[Ask], Answer]) -> Answer:
+    """`work(ask)` on a thread, where `ask` answers requests through the same service as the server's."""
+
+    async def run() -> Answer:
+        loop = asyncio.get_running_loop()
+        reranker = Reranker(scorer, settings, Metrics())
+
+        def ask(request: RerankRequest) -> RerankResult:
+            return asyncio.run_coroutine_threadsafe(reranker.rerank(request), loop).result()
+
+        try:
+            return await asyncio.to_thread(work, ask)
+        finally:
+            reranker.close()
+
+    return asyncio.run(run())
+
+
+def in_order(result: RerankResult) -> list[float]:
+    """Scores in the order of the request's documents."""
+    return [ranked.score for ranked in sorted(result.ranking, key=lambda ranked: ranked.index)]
