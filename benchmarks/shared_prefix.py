@@ -3,9 +3,9 @@
     RR_TEST_DATA=FOLDER python -m benchmarks.shared_prefix [--layers 28] [--rounds 5] [--json FILE]
 
 A model of Qwen3-Reranker-0.6B's shape with random weights and the real tokenizer
-(FOLDER/tokenizers/qwen3), 32 documents of about 150 tokens behind a prefix of about 120. The
-contestants take turns within one run; ratios are medians over the rounds. Needs the
-development requirements.
+(FOLDER/tokenizers/qwen3), 32 documents of about 150 tokens behind a prefix of about 120. Each
+contestant has a process of its own, as it has in use; they take turns within one run, and
+ratios are medians over the rounds. Needs the development requirements.
 """
 
 from __future__ import annotations
@@ -19,6 +19,8 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,7 @@ from sentence_transformers.cross_encoder.modules import LogitScore, Transformer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
 from reranker_serve.families.prompts import QWEN3_RERANKER
+from reranker_serve.families.yes_no import YesNo
 from reranker_serve.loader import load
 from reranker_serve.settings import load_settings
 from reranker_serve.types import EncodedItem, Scorer
@@ -57,15 +60,16 @@ def save_model(folder: Path, layers: int) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def texts(scorer: Scorer) -> tuple[str, list[str]]:
+def texts(folder: Path) -> tuple[str, list[str]]:
     """A query and documents of the wanted lengths in tokens, of varied words."""
     words = [
         f"{a}{b}" for a in ("light", "water", "leaf", "market", "bread", "whale") for b in ("", "s", "ing", "less")
     ]
     source = random.Random(0)
+    family = YesNo(folder, QWEN3_RERANKER, 4096, shift=0.0, classifier=False)
 
     def length(query: str, document: str) -> tuple[int, int]:
-        item = scorer.family.encode(query, [document], max_length=4096, instruction=None).items[0]
+        item = family.encode(query, [document], max_length=4096, instruction=None).items[0]
         assert item.prefix is not None
         return len(item.prefix), len(item)
 
@@ -112,15 +116,15 @@ def _written_out(item: EncodedItem) -> EncodedItem:
 class Recipe:
     """The published recipe in transformers: left padding, in one batch; `keep` logits a sequence (0: all)."""
 
-    def __init__(self, folder: Path, scorer: Scorer, keep: int) -> None:
+    def __init__(self, folder: Path, keep: int) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-        self._scorer = scorer
+        self._family = YesNo(folder, QWEN3_RERANKER, 4096, shift=0.0, classifier=False)
         self._keep = keep
 
     @torch.inference_mode()
     def __call__(self, query: str, documents: list[str]) -> Scores:
-        items = self._scorer.family.encode(query, documents, max_length=4096, instruction=None).items
+        items = self._family.encode(query, documents, max_length=4096, instruction=None).items
         ids = [_written_out(item).ids.tolist() for item in items]
         inputs = self._tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         logits = self._model(**inputs, logits_to_keep=self._keep).logits[:, -1]
@@ -160,6 +164,32 @@ class SentenceTransformers:
         )
 
 
+Contestant = Callable[[str, list[str]], Scores]
+CONTESTANTS: dict[str, Callable[[Path], Contestant]] = {
+    "ours, prefix shared": lambda folder: Ours(load_ours(folder), shared=True),
+    "ours, packed only": lambda folder: Ours(load_ours(folder), shared=False),
+    "transformers, last logit": lambda folder: Recipe(folder, keep=1),
+    "transformers, all logits": lambda folder: Recipe(folder, keep=0),
+    "sentence-transformers": lambda folder: SentenceTransformers(folder),
+}
+
+
+def load_ours(folder: Path) -> Scorer:
+    environ = {"RERANKER_MODEL_PATH": str(folder), "RERANKER_MAX_LENGTH": "4096"}
+    return load(load_settings(environ, env_file=Path("/nonexistent"))[0])
+
+
+def compete(name: str, folder: Path, query: str, documents: list[str], turns: Connection) -> None:
+    """A contestant's process: score once for every message, answer seconds and scores, end at the end of messages."""
+    score = CONTESTANTS[name](folder)
+    score(query, documents)  # warm
+    turns.send("ready")
+    while turns.recv():
+        start = time.perf_counter()
+        scores = score(query, documents)
+        turns.send((time.perf_counter() - start, scores))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--layers", type=int, default=28, help="fewer for a quick try (28: the real shape)")
@@ -169,32 +199,30 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(folder, arguments.layers)
-        environ = {"RERANKER_MODEL_PATH": name, "RERANKER_MAX_LENGTH": "4096"}
-        scorer = load(load_settings(environ, env_file=Path("/nonexistent"))[0])
-        query, documents = texts(scorer)
-        contestants: dict[str, Callable[[str, list[str]], Scores]] = {
-            "ours, prefix shared": Ours(scorer, shared=True),
-            "ours, packed only": Ours(scorer, shared=False),
-            "transformers, last logit": Recipe(folder, scorer, keep=1),
-            "transformers, all logits": Recipe(folder, scorer, keep=0),
-            "sentence-transformers": SentenceTransformers(folder),
-        }
-        report(run(contestants, query, documents, arguments.rounds), arguments)
+        query, documents = texts(folder)
+        report(run(folder, query, documents, arguments.rounds), arguments)
 
 
-def run(
-    contestants: dict[str, Callable[[str, list[str]], Scores]], query: str, documents: list[str], rounds: int
-) -> dict[str, tuple[list[float], Scores]]:
-    """Seconds of each round and the scores, a contestant after the other in every round; one round to warm up."""
-    seconds: dict[str, list[float]] = {name: [] for name in contestants}
-    scores = {}
-    for turn in range(rounds + 1):
-        for name, score in contestants.items():
-            start = time.perf_counter()
-            scores[name] = score(query, documents)
-            if turn:
-                seconds[name].append(time.perf_counter() - start)
-    return {name: (seconds[name], scores[name]) for name in contestants}
+def run(folder: Path, query: str, documents: list[str], rounds: int) -> dict[str, tuple[list[float], Scores]]:
+    """Seconds of each round and the scores; a contestant after the other in every round."""
+    context = get_context("spawn")
+    turns, processes = {}, []
+    for name in CONTESTANTS:
+        turns[name], theirs = context.Pipe()
+        processes.append(context.Process(target=compete, args=(name, folder, query, documents, theirs), daemon=True))
+        processes[-1].start()
+        assert turns[name].recv() == "ready"
+    results: dict[str, tuple[list[float], Scores]] = {}
+    for _ in range(rounds):
+        for name, turn in turns.items():
+            turn.send(True)
+            seconds, scores = turn.recv()
+            results.setdefault(name, ([], scores))[0].append(seconds)
+    for turn in turns.values():
+        turn.send(False)
+    for process in processes:
+        process.join()
+    return results
 
 
 def report(results: dict[str, tuple[list[float], Scores]], arguments: argparse.Namespace) -> None:
@@ -216,7 +244,7 @@ def report(results: dict[str, tuple[list[float], Scores]], arguments: argparse.N
         )
     if arguments.json:
         about = {"layers": arguments.layers, "rounds": arguments.rounds, "torch": torch.__version__}
-        about["threads"] = torch.get_num_threads()
+        about |= {"threads": torch.get_num_threads(), "date": time.strftime("%Y-%m-%d")}
         arguments.json.write_text(json.dumps({"about": about, "results": rows}, indent=2) + "\n")
 
 

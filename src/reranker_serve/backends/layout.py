@@ -84,8 +84,8 @@ class Layout:
             span.prefix + span.stop - span.start for span in self.spans
         )
 
-    def mask(self, rows: range, keys: int, window: int | None, repeat: int) -> Tensor | None:
-        """[repeat x len(rows), keys], True where row i (a position among the keys) must not see key j.
+    def mask(self, rows: range, keys: int, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor | None:
+        """[repeat x len(rows), keys]: -inf where row i, a position among the keys, must not see key j, else 0.
 
         `window` w: i sees j only where |i - j| < w. None if everything is seen. The same for
         every layer, so it is made once a batch.
@@ -96,9 +96,10 @@ class Layout:
         if at not in self._masks:
             i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
             j = torch.arange(keys, device=self.device)[None, :]
-            hidden = j > i if self.causal else torch.zeros(1, 1, dtype=torch.bool, device=self.device)
+            hidden = (j > i) & self.causal
             hidden = hidden if window is None else hidden | ((i - j).abs() >= window)
-            self._masks[at] = hidden.repeat(repeat, 1)
+            bias = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, float("-inf"))
+            self._masks[at] = bias.repeat(repeat, 1)
         return self._masks[at]
 
     def _bounds(self, lengths: Iterable[int]) -> Tensor:

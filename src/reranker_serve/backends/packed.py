@@ -76,7 +76,7 @@ def packed_attention(
             stop = min(start + QUERY_BLOCK, span.stop)
             rows = range(span.prefix + start - span.start, span.prefix + stop - span.start)
             seen = rows.stop if layout.causal else k.shape[1]
-            mask = layout.mask(rows, seen, sliding_window, sharing)
+            mask = layout.mask(rows, seen, sliding_window, sharing, query.dtype)
             part = _attend(query[0, :, start:stop], k[:, :seen], v[:, :seen], scale, mask)
             out[0, start:stop] = part.transpose(0, 1)
     return out, None
@@ -92,18 +92,16 @@ def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) 
     """[heads, rows, head_dim] queries to the same shape.
 
     Query heads that share a key head become rows of one product, so nothing is repeated;
-    `mask` is [these rows, keys], True for hidden.
+    `mask` is added to their scores, [these rows, keys].
     """
     shape = q.shape
     q = q.reshape(k.shape[0], -1, shape[-1])
     if q.dtype is torch.float32:
-        allowed = None if mask is None else ~mask
-        out = scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=allowed, scale=scale)[0]
+        out = scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)[0]
     else:
         # In bfloat16 on a CPU two plain products are up to 3 times faster than the fused kernel.
-        scores = torch.bmm(q * scale, k.transpose(1, 2))
-        if mask is not None:
-            scores.masked_fill_(mask, float("-inf"))
+        keys = k.transpose(1, 2)
+        scores = torch.bmm(q * scale, keys) if mask is None else torch.baddbmm(mask, q, keys, alpha=scale)
         out = torch.bmm(torch.softmax(scores, dim=-1), v)
     return out.reshape(shape)
 

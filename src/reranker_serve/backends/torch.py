@@ -72,6 +72,8 @@ def load(folder: Path, readout: Readout, *, device: str | None, half_precision: 
     machine = inspect_machine()
     chosen = policy.choose_device(device, machine)
     dtype = getattr(torch, policy.choose_dtype(chosen, half_precision, machine))
+    if chosen == "cpu":
+        policy.keep_freed_memory()
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
     model = _load_weights(folder, readout, dtype)
