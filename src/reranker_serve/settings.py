@@ -43,7 +43,10 @@ class Settings(BaseModel):
     model_cache_dir: Path = Field(Path("./models"), description="where downloads are kept")
     use_offline_mode: bool = Field(False, description="never touch the network")
     max_length: int = Field(
-        512, ge=8, le=1_048_576, description="longest token sequence of one pair; the query keeps at most half"
+        512,
+        ge=8,
+        le=1_048_576,
+        description="longest token sequence of one pair, prompt and all; the query keeps at most half",
     )
     batch_size: int = Field(
         32,
