@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +13,15 @@ import numpy as np
 
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.scheduler import Scheduler
-from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, UnknownModel
+from reranker_serve.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    NoDocuments,
+    TooLong,
+    TooManyDocuments,
+    UnknownModel,
+)
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.types import (
@@ -21,6 +31,7 @@ from reranker_serve.types import (
     RerankRequest,
     RerankResult,
     Scorer,
+    ScoreRequest,
     Timings,
     Usage,
     count_tokens,
@@ -34,6 +45,7 @@ _TOKENIZER_THREADS = 2
 class _Scored:
     raw: FloatArray
     truncated: tuple[bool, ...]
+    chunks: tuple[int, ...]
     query_truncated: bool
     prompt_tokens: int
     tokenize_seconds: float
@@ -76,6 +88,17 @@ class Reranker:
         _check_finite(scored.raw)
         return self._rank(request, scored, time.perf_counter() - start)
 
+    async def score(self, request: ScoreRequest) -> RerankResult:
+        """Score pairs; the "ranking" is in the pairs' own order. Fails as a whole if one query does."""
+        start = time.perf_counter()
+        tasks = [asyncio.ensure_future(self.rerank(one)) for one in request.requests]
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return _merge(request, results, (time.perf_counter() - start) * 1e3)
+
     def close(self) -> None:
         """Finish what was admitted, then stop. Blocks."""
         self.engine.close()
@@ -89,11 +112,15 @@ class Reranker:
         start = time.perf_counter()
         encoded = await self._encode(request, list(unique), max_length)
         tokenized = time.perf_counter()
-        job = await asyncio.wrap_future(self.engine.submit(encoded.items))
+        if not request.truncate:
+            _check_nothing_lost(encoded, positions, max_length)
+        job = await asyncio.wrap_future(self.engine.submit(encoded.items, request.priority))
         raw = self.scorer.family.combine(job.outputs)
+        chunks = encoded.chunks or (1,) * len(unique)
         return _Scored(
-            raw[positions],
+            _best_chunks(raw, chunks)[positions],
             tuple(encoded.truncated[position] for position in positions),
+            tuple(chunks[position] for position in positions),
             encoded.query_truncated,
             count_tokens(encoded.items),
             tokenized - start,
@@ -105,7 +132,9 @@ class Reranker:
         instruction = request.instruction or self._settings.instruction
 
         def encode() -> Encoded:
-            return self.scorer.family.encode(request.query, documents, max_length=max_length, instruction=instruction)
+            return self.scorer.family.encode(
+                request.query, documents, max_length=max_length, instruction=instruction, cut=request.cut
+            )
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, encode)
 
@@ -118,9 +147,9 @@ class Reranker:
         if not request.query.strip():
             raise InvalidRequest("query must not be empty or only whitespace", "query")
         if not request.documents:
-            raise InvalidRequest("documents must not be empty", "documents")
+            raise NoDocuments("documents must not be empty", "documents")
         if len(request.documents) > limit:
-            raise InvalidRequest(
+            raise TooManyDocuments(
                 f"{len(request.documents)} documents, at most {limit} are allowed in one request", "documents"
             )
         if request.instruction and not self.scorer.family.takes_instruction:
@@ -138,7 +167,8 @@ class Reranker:
         return RerankResult(
             model=self.scorer.info.name,
             ranking=tuple(
-                RankedDocument(index, float(scores[index]), scored.truncated[index]) for index in best_first.tolist()
+                RankedDocument(index, float(scores[index]), scored.truncated[index], scored.chunks[index])
+                for index in best_first.tolist()
             ),
             query_truncated=scored.query_truncated,
             usage=Usage(scored.prompt_tokens),
@@ -168,3 +198,40 @@ def _check_finite(raw: FloatArray) -> None:
     finite = np.isfinite(raw)
     if not finite.all():
         raise InferenceFailed(f"the model gave no finite score for document {int(np.argmin(finite))}")
+
+
+def _check_nothing_lost(encoded: Encoded, positions: list[int], max_length: int) -> None:
+    limit = f"does not fit into {max_length} tokens, or the limit that was asked for, and truncation is off"
+    if encoded.query_truncated:
+        raise TooLong(f"the query {limit}", "query")
+    for index, position in enumerate(positions):
+        if encoded.truncated[position]:
+            raise TooLong(f"document {index} {limit}", "documents")
+
+
+def _best_chunks(raw: FloatArray, chunks: tuple[int, ...]) -> FloatArray:
+    """[chunks of all documents] -> [documents]; a NaN stays one."""
+    starts = np.cumsum((0, *chunks[:-1]))
+    best: FloatArray = np.maximum.reduceat(raw, starts)
+    return best
+
+
+def _merge(request: ScoreRequest, results: Sequence[RerankResult], total_ms: float) -> RerankResult:
+    placed = {
+        positions[ranked.index]: dataclasses.replace(ranked, index=positions[ranked.index])
+        for positions, result in zip(request.positions, results, strict=True)
+        for ranked in result.ranking
+    }
+    timings = [result.timings for result in results]
+    return RerankResult(
+        model=results[0].model,
+        ranking=tuple(placed[index] for index in sorted(placed)),
+        query_truncated=any(result.query_truncated for result in results),
+        usage=Usage(sum(result.usage.prompt_tokens for result in results)),
+        timings=Timings(
+            tokenize_ms=max(part.tokenize_ms for part in timings),
+            queue_ms=max(part.queue_ms for part in timings),
+            inference_ms=max(part.inference_ms for part in timings),
+            total_ms=total_ms,
+        ),
+    )
