@@ -33,6 +33,7 @@ from reranker_serve.types import (
     Scorer,
     ScoreRequest,
     Timings,
+    Token,
     Usage,
     count_tokens,
 )
@@ -55,6 +56,8 @@ class _Scored:
 
 class Reranker:
     """Serves one loaded model. Built once an event loop; `close` drains it."""
+
+    tokenizer_threads = _TOKENIZER_THREADS
 
     def __init__(self, scorer: Scorer, settings: Settings, metrics: Metrics) -> None:
         self.scorer = scorer
@@ -91,6 +94,7 @@ class Reranker:
     async def score(self, request: ScoreRequest) -> RerankResult:
         """Score pairs; the "ranking" is in the pairs' own order. Fails as a whole if one query does."""
         start = time.perf_counter()
+        self._check_count(sum(len(one.documents) for one in request.requests))
         tasks = [asyncio.ensure_future(self.rerank(one)) for one in request.requests]
         try:
             results = await asyncio.gather(*tasks)
@@ -98,6 +102,14 @@ class Reranker:
             for task in tasks:
                 task.cancel()
         return _merge(request, results, (time.perf_counter() - start) * 1e3)
+
+    async def tokenize(self, texts: Sequence[str], special: bool) -> list[list[Token]]:
+        """Each text's tokens, as the model sees the text by itself."""
+
+        def work() -> list[list[Token]]:
+            return [self.scorer.family.tokens(text, special) for text in texts]
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, work)
 
     def close(self) -> None:
         """Finish what was admitted, then stop. Blocks."""
@@ -141,17 +153,13 @@ class Reranker:
     def _check(self, request: RerankRequest) -> int:
         """Limits that need no computing; returns the request's max_length."""
         name = self.scorer.info.name
-        limit = self._settings.max_documents
         if self._settings.strict_model and request.model not in (None, name):
             raise UnknownModel(f"model '{request.model}' is not served here; this server has '{name}'")
         if not request.query.strip():
             raise InvalidRequest("query must not be empty or only whitespace", "query")
         if not request.documents:
             raise NoDocuments("documents must not be empty", "documents")
-        if len(request.documents) > limit:
-            raise TooManyDocuments(
-                f"{len(request.documents)} documents, at most {limit} are allowed in one request", "documents"
-            )
+        self._check_count(len(request.documents))
         if request.instruction and not self.scorer.family.takes_instruction:
             raise InvalidRequest(f"model '{name}' takes no instruction: leave it out", "instruction")
         shortest, longest = self._bounds
@@ -159,6 +167,11 @@ class Reranker:
         if not shortest <= max_length <= longest:
             raise InvalidRequest(f"max_length must be from {shortest} to {longest}, got {max_length}", "max_length")
         return max_length
+
+    def _check_count(self, documents: int) -> None:
+        limit = self._settings.max_documents
+        if documents > limit:
+            raise TooManyDocuments(f"{documents} documents, at most {limit} are allowed in one request", "documents")
 
     def _rank(self, request: RerankRequest, scored: _Scored, seconds: float) -> RerankResult:
         scores = scored.raw if request.raw_scores else self.scorer.family.activate(scored.raw)
@@ -201,7 +214,7 @@ def _check_finite(raw: FloatArray) -> None:
 
 
 def _check_nothing_lost(encoded: Encoded, positions: list[int], max_length: int) -> None:
-    limit = f"does not fit into {max_length} tokens, or the limit that was asked for, and truncation is off"
+    limit = f"does not fit (at most {max_length} tokens a pair), and truncation is off"
     if encoded.query_truncated:
         raise TooLong(f"the query {limit}", "query")
     for index, position in enumerate(positions):

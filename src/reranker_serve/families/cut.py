@@ -55,6 +55,7 @@ def framed_pieces(ids: TokenArray, head: int, tail: TokenArray, most: int, cut: 
     """`pieces` of ids that begin with `head` ids of a template and may end with its `tail`: both stay."""
     if len(ids) <= most and cut.document_tokens is None:
         return [ids], False
+    head = min(head, most - len(tail) - 1)
     before, body = ids[:head], ids[head:]
     if len(tail) and np.array_equal(body[-len(tail) :], tail):
         body = body[: -len(tail)]
