@@ -27,8 +27,9 @@ def message(reply: httpx.Response) -> str:
     """The error's line, which is the same in every place clients look for it."""
     body = reply.json()
     line: str = body["detail"]
-    assert line == body["message"] == body["error"]["message"]
-    assert body["error"]["code"] == reply.status_code
+    error = body["error"] if isinstance(body["error"], dict) else body
+    assert line == body["message"] == error["message"]
+    assert error["code"] == reply.status_code
     assert line
     assert "\n" not in line
     assert "Traceback" not in reply.text

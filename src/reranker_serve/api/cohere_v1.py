@@ -6,6 +6,7 @@ https://docs.cohere.com/v1/reference/rerank
 from __future__ import annotations
 
 from reranker_serve.api.dialects import Dialect
+from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, from_core, to_core
 
 DIALECT = Dialect(
@@ -16,4 +17,5 @@ DIALECT = Dialect(
     body=SupersetRequest,
     to_core=to_core,
     from_core=from_core,
+    error=plain_error,
 )

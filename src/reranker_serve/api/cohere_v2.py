@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core
 from reranker_serve.types import RerankResult
 
@@ -33,4 +34,5 @@ DIALECT = Dialect(
     from_core=partial(from_core, version="2"),
     recognises=recognises,
     ignored=("relevant_spans",),
+    error=plain_error,
 )

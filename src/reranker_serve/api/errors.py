@@ -86,3 +86,17 @@ def superset_error(error: errors.RequestError, status: int) -> dict[str, Any]:
         "message": message,
         "detail": message,
     }
+
+
+def plain_error(error: errors.RequestError, status: int) -> dict[str, Any]:
+    """As `superset_error`, for paths that Voyage's clients share: they stumble over an `error` that is an object."""
+    message = str(error)
+    return {
+        "object": "error",
+        "error": message,
+        "message": message,
+        "detail": message,
+        "type": type_of(status),
+        "param": error.param,
+        "code": status,
+    }

@@ -6,7 +6,9 @@ from typing import Any
 
 from reranker_serve.api.dialects import Call, Dialect, Reply
 from reranker_serve.api.documents import document_texts
+from reranker_serve.api.errors import superset_error
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core
+from reranker_serve.errors import RequestError
 from reranker_serve.types import RerankResult
 
 
@@ -24,6 +26,14 @@ def from_core(result: RerankResult, body: SupersetRequest, reply: Reply) -> dict
     return content
 
 
+def error(problem: RequestError, status: int) -> dict[str, Any]:
+    """`detail` is a list where Infinity answers 422: its client reads nothing else there."""
+    body = superset_error(problem, status)
+    if status == 422:
+        body["detail"] = [{"loc": ["body", problem.param or "body"], "msg": str(problem), "type": "value_error"}]
+    return body
+
+
 DIALECT = Dialect(
     name="infinity",
     vendor="Infinity",
@@ -34,4 +44,5 @@ DIALECT = Dialect(
     from_core=from_core,
     recognises=recognises,
     statuses="infinity",
+    error=error,
 )

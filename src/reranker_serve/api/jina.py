@@ -7,6 +7,7 @@ asked for, as nothing in the body tells Jina's clients from Cohere's.
 from __future__ import annotations
 
 from reranker_serve.api.dialects import Call, Dialect
+from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import EchoingRequest, from_core, to_core
 
 _MARKS = frozenset({"max_doc_length", "max_query_length", "return_embeddings"})
@@ -26,4 +27,5 @@ DIALECT = Dialect(
     from_core=from_core,
     recognises=recognises,
     ignored=("return_embeddings",),
+    error=plain_error,
 )

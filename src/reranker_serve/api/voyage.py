@@ -11,6 +11,7 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialects import Call, Dialect, Reply
 from reranker_serve.api.documents import document_texts
+from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core
 from reranker_serve.types import RerankResult
 
@@ -46,4 +47,5 @@ DIALECT = Dialect(
     to_core=to_core,
     from_core=from_core,
     recognises=recognises,
+    error=plain_error,
 )

@@ -6,6 +6,7 @@ Its client always sends `kwargs`, as JSON in a string.
 from __future__ import annotations
 
 from reranker_serve.api.dialects import Call, Dialect
+from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, from_core, to_core
 
 _MARKS = frozenset({"kwargs", "return_len"})
@@ -25,4 +26,5 @@ DIALECT = Dialect(
     from_core=from_core,
     recognises=recognises,
     ignored=("return_len",),
+    error=plain_error,
 )
