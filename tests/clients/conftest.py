@@ -64,6 +64,14 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The demo model, without keys."""
+    folder = tmp_path_factory.mktemp("open")
+    with serving(folder, "-m", "reranker_serve", "serve", "--demo", RERANKER_API_KEY="") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def full_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose model is busy for an hour and whose queue is full."""
     script = str(ROOT / "tests" / "server" / "fake_server.py")

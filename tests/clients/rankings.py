@@ -269,9 +269,18 @@ def _litellm(model: str, base: str, key: str, query: str, texts: Sequence[str], 
     import litellm
 
     reply = litellm.rerank(model=model, api_base=base, api_key=key, query=query, documents=list(texts), top_n=n)
-    for row in reply.results:
-        if row.get("document"):
-            assert row["document"]["text"] == texts[row["index"]]
+    assert [row["document"]["text"] for row in reply.results] == [texts[row["index"]] for row in reply.results]
+    plain = litellm.rerank(
+        model=model,
+        api_base=base,
+        api_key=key,
+        query=query,
+        documents=list(texts),
+        top_n=n,
+        return_documents=False,
+    )
+    # NIM's replies have no documents: there LiteLLM fills them in itself, whatever was asked.
+    assert model.startswith("nvidia_nim/") or not any(row.get("document") for row in plain.results)
     return [(row["index"], row["relevance_score"]) for row in reply.results]
 
 
