@@ -1,12 +1,35 @@
 #!/usr/bin/env bash
 # Sets everything up and runs linters, type checks and all tests. Arguments go to pytest.
 #
+#   ./test.sh --clients   runs the tests with real client packages instead, against real servers;
+#                         they are installed into .venv-clients and .venv-clients-newest
+#
 # RR_TEST_DATA: a folder with real tokenizers and judged collections; tests that need it are
 # skipped, and say so, when it is not set.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")"
 ./setup.sh --dev --demo
 bin=.venv/bin
+
+# clients NAME REQUIREMENTS PYTEST_ARGUMENT...: in an environment of their own, as they bring 150 packages.
+clients() {
+  local name="$1" requirements="$2"
+  shift 2
+  if [ ! -f "$name/.installed" ] || ! cmp -s "$requirements" "$name/.installed"; then
+    "$bin/python" -m venv --clear "$name"
+    "$name/bin/python" -m pip install --quiet --disable-pip-version-check -r "$requirements"
+    cp "$requirements" "$name/.installed"
+  fi
+  "$name/bin/python" -m pytest -c tests/clients/pytest.ini --rootdir tests/clients --confcutdir tests/clients \
+    tests/clients "$@"
+}
+
+if [ "${1:-}" = --clients ]; then
+  shift
+  clients .venv-clients tests/clients/requirements.txt "$@"
+  clients .venv-clients-newest tests/clients/requirements-newest.txt "$@"
+  exit
+fi
 "$bin/ruff" check .
 "$bin/ruff" format --check .
 "$bin/mypy"

@@ -16,6 +16,9 @@ from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.settings import Settings, load_settings
 from reranker_serve.types import EncodedItem
 
+# Real clients run in an environment of their own: ./test.sh --clients.
+collect_ignore = ["clients"]
+
 Connect = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 
 

@@ -8,6 +8,9 @@ from reranker_serve import errors
 from reranker_serve.api.dialects import all_dialects
 from reranker_serve.api.errors import STATUS, headers_of, status_of
 
+# Voyage's clients read `error` as an object of their own, and may meet any of these on /v1/rerank.
+PLAIN = {"cohere_v1", "cohere_v2", "jina", "voyage", "xinference"}
+
 
 def subclasses(kind: type[errors.RequestError]) -> Iterator[type[errors.RequestError]]:
     for child in kind.__subclasses__():
@@ -31,10 +34,49 @@ def test_every_request_error_has_a_status_and_every_status_an_error() -> None:
 def test_every_dialect_renders_it(kind: type[errors.RequestError]) -> None:
     error = example(kind)
     for dialect in all_dialects():
-        body = dialect.error(error)
-        assert body["detail"] == body["message"] == body["error"]["message"] == "said"
-        assert body["error"]["code"] == status_of(error)
-        assert body["error"]["type"]
+        status = status_of(error, dialect.statuses)
+        body = dialect.error(error, status)
+        if (dialect.name, status) == ("infinity", 422):
+            assert [problem["msg"] for problem in body["detail"]] == ["said"]
+        else:
+            assert body["detail"] == "said"
+        assert body["message"] == "said"
+        if dialect.name == "tei":
+            assert body["error"] == "said"
+            assert body["error_type"][0].isupper()
+        elif dialect.name == "mixedbread":
+            assert set(body) == {"type", "url", "message", "details", "detail"}
+        elif dialect.name == "pinecone":
+            assert body["error"]["message"] == "said"
+            assert isinstance(body["error"]["code"], str)
+            assert body["status"] == status
+        elif dialect.name in PLAIN:
+            assert body["error"] == "said"
+            assert body["code"] == status
+            assert body["type"]
+        else:
+            assert body["error"]["message"] == "said"
+            assert body["error"]["code"] == status
+            assert body["error"]["type"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "usual", "tei", "infinity"),
+    [
+        (errors.MalformedBody, 400, 400, 400),
+        (errors.InvalidRequest, 400, 422, 422),
+        (errors.NoDocuments, 400, 400, 422),
+        (errors.TooManyDocuments, 400, 422, 422),
+        (errors.TooLong, 400, 422, 422),
+        (errors.InferenceFailed, 500, 424, 500),
+        (errors.Overloaded, 429, 429, 429),
+    ],
+)
+def test_tei_and_infinity_have_their_own_statuses(
+    kind: type[errors.RequestError], usual: int, tei: int, infinity: int
+) -> None:
+    error = example(kind)
+    assert (status_of(error), status_of(error, "tei"), status_of(error, "infinity")) == (usual, tei, infinity)
 
 
 def test_what_a_message_quotes_cannot_make_it_long_or_break_the_line() -> None:

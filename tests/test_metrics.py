@@ -31,7 +31,7 @@ async def test_metrics_move_with_requests(connect: Connect) -> None:
     assert after['reranker_requests_total{dialect="native",status="200"}'] == 1
     assert after['reranker_requests_total{dialect="cohere_v1",status="200"}'] == 1
     assert after['reranker_requests_total{dialect="cohere_v1",status="400"}'] == 1
-    assert after['reranker_errors_total{kind="InvalidRequest"}'] == 1
+    assert after['reranker_errors_total{kind="MalformedBody"}'] == 1
     assert after["reranker_pairs_total"] == 6
     tokens = reply.json()["usage"]["prompt_tokens"]
     assert after["reranker_tokens_total"] == after["reranker_batch_tokens_sum"] == 2 * tokens

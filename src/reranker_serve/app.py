@@ -12,10 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from reranker_serve import __version__
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects import DialectTable, all_dialects
 from reranker_serve.api.middleware import BodyLimit, Boundary, RequireKey
 from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.routes import add_rerank_routes
+from reranker_serve.api.side import add_side_routes
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
 from reranker_serve.lifecycle import Lifecycle
 from reranker_serve.settings import Settings
@@ -54,14 +55,14 @@ def create_app(settings: Settings, scorer: Scorer | None = None, on_failure: Cal
         lifespan=lifespan,
         exception_handlers={HTTPException: _as_request_error},
     )
-    dialects = all_dialects()
+    dialects = DialectTable(all_dialects())
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)
-    by_path = {path: dialect for dialect in dialects for path in dialect.paths}
+    add_side_routes(app, lifecycle, settings)
     # Added innermost first.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequireKey, keys=settings.api_keys)
-    app.add_middleware(Boundary, dialects=by_path, metrics=metrics)
+    app.add_middleware(Boundary, dialects=dialects, metrics=metrics)
     return app
 
 

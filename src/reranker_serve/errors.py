@@ -58,6 +58,22 @@ class InvalidRequest(RequestError):
         self.param = param
 
 
+class MalformedBody(InvalidRequest):
+    """The body is not a JSON object at all."""
+
+
+class NoDocuments(InvalidRequest):
+    """The list of documents is empty."""
+
+
+class TooManyDocuments(InvalidRequest):
+    """More documents than one request may have."""
+
+
+class TooLong(InvalidRequest):
+    """A text does not fit the model and the caller forbade to truncate it."""
+
+
 class Unauthorized(RequestError):
     """No key, or not one that is accepted."""
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -11,7 +13,15 @@ import numpy as np
 
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.scheduler import Scheduler
-from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, UnknownModel
+from reranker_serve.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    NoDocuments,
+    TooLong,
+    TooManyDocuments,
+    UnknownModel,
+)
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.types import (
@@ -21,7 +31,9 @@ from reranker_serve.types import (
     RerankRequest,
     RerankResult,
     Scorer,
+    ScoreRequest,
     Timings,
+    Token,
     Usage,
     count_tokens,
 )
@@ -34,6 +46,7 @@ _TOKENIZER_THREADS = 2
 class _Scored:
     raw: FloatArray
     truncated: tuple[bool, ...]
+    chunks: tuple[int, ...]
     query_truncated: bool
     prompt_tokens: int
     tokenize_seconds: float
@@ -43,6 +56,8 @@ class _Scored:
 
 class Reranker:
     """Serves one loaded model. Built once an event loop; `close` drains it."""
+
+    tokenizer_threads = _TOKENIZER_THREADS
 
     def __init__(self, scorer: Scorer, settings: Settings, metrics: Metrics) -> None:
         self.scorer = scorer
@@ -76,6 +91,26 @@ class Reranker:
         _check_finite(scored.raw)
         return self._rank(request, scored, time.perf_counter() - start)
 
+    async def score(self, request: ScoreRequest) -> RerankResult:
+        """Score pairs; the "ranking" is in the pairs' own order. Fails as a whole if one query does."""
+        start = time.perf_counter()
+        self._check_count(sum(len(one.documents) for one in request.requests))
+        tasks = [asyncio.ensure_future(self.rerank(one)) for one in request.requests]
+        try:
+            results = await asyncio.gather(*tasks)
+        finally:
+            for task in tasks:
+                task.cancel()
+        return _merge(request, results, (time.perf_counter() - start) * 1e3)
+
+    async def tokenize(self, texts: Sequence[str], special: bool) -> list[list[Token]]:
+        """Each text's tokens, as the model sees the text by itself."""
+
+        def work() -> list[list[Token]]:
+            return [self.scorer.family.tokens(text, special) for text in texts]
+
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, work)
+
     def close(self) -> None:
         """Finish what was admitted, then stop. Blocks."""
         self.engine.close()
@@ -89,11 +124,15 @@ class Reranker:
         start = time.perf_counter()
         encoded = await self._encode(request, list(unique), max_length)
         tokenized = time.perf_counter()
-        job = await asyncio.wrap_future(self.engine.submit(encoded.items))
+        if not request.truncate:
+            _check_nothing_lost(encoded, positions, max_length)
+        job = await asyncio.wrap_future(self.engine.submit(encoded.items, request.priority))
         raw = self.scorer.family.combine(job.outputs)
+        chunks = encoded.chunks or (1,) * len(unique)
         return _Scored(
-            raw[positions],
+            _best_chunks(raw, chunks)[positions],
             tuple(encoded.truncated[position] for position in positions),
+            tuple(chunks[position] for position in positions),
             encoded.query_truncated,
             count_tokens(encoded.items),
             tokenized - start,
@@ -105,24 +144,22 @@ class Reranker:
         instruction = request.instruction or self._settings.instruction
 
         def encode() -> Encoded:
-            return self.scorer.family.encode(request.query, documents, max_length=max_length, instruction=instruction)
+            return self.scorer.family.encode(
+                request.query, documents, max_length=max_length, instruction=instruction, cut=request.cut
+            )
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, encode)
 
     def _check(self, request: RerankRequest) -> int:
         """Limits that need no computing; returns the request's max_length."""
         name = self.scorer.info.name
-        limit = self._settings.max_documents
         if self._settings.strict_model and request.model not in (None, name):
             raise UnknownModel(f"model '{request.model}' is not served here; this server has '{name}'")
         if not request.query.strip():
             raise InvalidRequest("query must not be empty or only whitespace", "query")
         if not request.documents:
-            raise InvalidRequest("documents must not be empty", "documents")
-        if len(request.documents) > limit:
-            raise InvalidRequest(
-                f"{len(request.documents)} documents, at most {limit} are allowed in one request", "documents"
-            )
+            raise NoDocuments("documents must not be empty", "documents")
+        self._check_count(len(request.documents))
         if request.instruction and not self.scorer.family.takes_instruction:
             raise InvalidRequest(f"model '{name}' takes no instruction: leave it out", "instruction")
         shortest, longest = self._bounds
@@ -131,6 +168,11 @@ class Reranker:
             raise InvalidRequest(f"max_length must be from {shortest} to {longest}, got {max_length}", "max_length")
         return max_length
 
+    def _check_count(self, documents: int) -> None:
+        limit = self._settings.max_documents
+        if documents > limit:
+            raise TooManyDocuments(f"{documents} documents, at most {limit} are allowed in one request", "documents")
+
     def _rank(self, request: RerankRequest, scored: _Scored, seconds: float) -> RerankResult:
         scores = scored.raw if request.raw_scores else self.scorer.family.activate(scored.raw)
         best_first = np.argsort(-scored.raw, kind="stable")[: request.top_n or None]
@@ -138,7 +180,8 @@ class Reranker:
         return RerankResult(
             model=self.scorer.info.name,
             ranking=tuple(
-                RankedDocument(index, float(scores[index]), scored.truncated[index]) for index in best_first.tolist()
+                RankedDocument(index, float(scores[index]), scored.truncated[index], scored.chunks[index])
+                for index in best_first.tolist()
             ),
             query_truncated=scored.query_truncated,
             usage=Usage(scored.prompt_tokens),
@@ -168,3 +211,40 @@ def _check_finite(raw: FloatArray) -> None:
     finite = np.isfinite(raw)
     if not finite.all():
         raise InferenceFailed(f"the model gave no finite score for document {int(np.argmin(finite))}")
+
+
+def _check_nothing_lost(encoded: Encoded, positions: list[int], max_length: int) -> None:
+    limit = f"does not fit (at most {max_length} tokens a pair), and truncation is off"
+    if encoded.query_truncated:
+        raise TooLong(f"the query {limit}", "query")
+    for index, position in enumerate(positions):
+        if encoded.truncated[position]:
+            raise TooLong(f"document {index} {limit}", "documents")
+
+
+def _best_chunks(raw: FloatArray, chunks: tuple[int, ...]) -> FloatArray:
+    """[chunks of all documents] -> [documents]; a NaN stays one."""
+    starts = np.cumsum((0, *chunks[:-1]))
+    best: FloatArray = np.maximum.reduceat(raw, starts)
+    return best
+
+
+def _merge(request: ScoreRequest, results: Sequence[RerankResult], total_ms: float) -> RerankResult:
+    placed = {
+        positions[ranked.index]: dataclasses.replace(ranked, index=positions[ranked.index])
+        for positions, result in zip(request.positions, results, strict=True)
+        for ranked in result.ranking
+    }
+    timings = [result.timings for result in results]
+    return RerankResult(
+        model=results[0].model,
+        ranking=tuple(placed[index] for index in sorted(placed)),
+        query_truncated=any(result.query_truncated for result in results),
+        usage=Usage(sum(result.usage.prompt_tokens for result in results)),
+        timings=Timings(
+            tokenize_ms=max(part.tokenize_ms for part in timings),
+            queue_ms=max(part.queue_ms for part in timings),
+            inference_ms=max(part.inference_ms for part in timings),
+            total_ms=total_ms,
+        ),
+    )

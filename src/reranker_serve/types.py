@@ -19,11 +19,32 @@ TokenArray = NDArray[np.int32]
 
 
 @dataclass(frozen=True, slots=True)
+class Cut:
+    """What happens to texts that are too long; tokens are the caller's own, without template.
+
+    `side` is where a document loses tokens. `chunks` above 1 cuts a long document into up to
+    that many pieces that share `overlap` tokens with the one before (None: an eighth of a
+    piece); the best piece's score is the document's.
+    """
+
+    side: Literal["left", "right"] = "right"
+    query_tokens: int | None = None
+    document_tokens: int | None = None
+    chunks: int = 1
+    overlap: int | None = None
+
+
+WHOLE = Cut()
+
+
+@dataclass(frozen=True, slots=True)
 class RerankRequest:
     """One query and the documents to score against it, as plain text.
 
     `top_n` None means all. `max_length` narrows the server's limit (in tokens of one
-    sequence) for this request. `raw_scores` asks for the model's own scale.
+    sequence) for this request. `raw_scores` asks for the model's own scale. Without
+    `truncate` a text that does not fit is an error. Of what waits, a lower `priority` is
+    computed earlier.
     """
 
     query: str
@@ -33,15 +54,33 @@ class RerankRequest:
     instruction: str | None = None
     max_length: int | None = None
     raw_scores: bool = False
+    truncate: bool = True
+    cut: Cut = WHOLE
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ScoreRequest:
+    """Pairs to score in their own order: `requests` have one query each.
+
+    `positions[i]` is where the documents of `requests[i]` stand among the pairs.
+    """
+
+    requests: tuple[RerankRequest, ...]
+    positions: tuple[tuple[int, ...], ...]
 
 
 @dataclass(frozen=True, slots=True)
 class RankedDocument:
-    """A place in the ranking: `index` is the document's position in the request."""
+    """A place in the ranking: `index` is the document's position in the request.
+
+    `chunks` tells in how many pieces the document was read.
+    """
 
     index: int
     score: float
     truncated: bool
+    chunks: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,11 +145,26 @@ def count_tokens(items: Iterable[EncodedItem]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A request as the model reads it; `truncated` has one flag a document."""
+    """A request as the model reads it; `truncated` has one flag a document.
+
+    `chunks` has each document's number of items, which stand together; None: one each.
+    """
 
     items: tuple[EncodedItem, ...]
     truncated: tuple[bool, ...]
     query_truncated: bool = False
+    chunks: tuple[int, ...] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """A token of a text; `start` and `stop` count characters, None for one the model adds."""
+
+    id: int
+    text: str
+    special: bool
+    start: int | None
+    stop: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,10 +223,16 @@ class Family(Protocol):
         """Least and greatest `max_length` a request may ask for, in tokens."""
         ...
 
-    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded: ...
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
+    ) -> Encoded: ...
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        """The tokens of a text by itself; with `special`, those the model puts around it too."""
+        ...
 
     def combine(self, outputs: FloatArray) -> FloatArray:
-        """[items, readout.width] -> one raw score a document, [documents]."""
+        """[items, readout.width] -> one raw score a document or chunk of one, [documents' items]."""
         ...
 
     def activate(self, raw: FloatArray) -> FloatArray:

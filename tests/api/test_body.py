@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker_serve.api.body import Document, document_texts, echo, parse_json
+from reranker_serve.api.body import parse_json
+from reranker_serve.api.documents import Document, document_texts, echo
 from reranker_serve.errors import InvalidRequest
 
 ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=6)  # unpaired surrogates too

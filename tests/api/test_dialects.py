@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -11,57 +12,96 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker_serve.api.body import parse
-from reranker_serve.api.dialects import Dialect, all_dialects
+from reranker_serve.api.body import parse_object, validate
+from reranker_serve.api.description import examples_of
+from reranker_serve.api.dialects import Call, Dialect, DialectTable, all_dialects
 from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.errors import InvalidRequest
-from reranker_serve.types import RerankRequest
+from reranker_serve.types import RerankRequest, ScoreRequest
+from tests.api.record_examples import REQUESTS
+from tests.api.record_golden import CHANGING
 from tests.conftest import Connect
 
 GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
-CHANGING = {"id", "created", "timings"}
+TABLE = DialectTable(all_dialects())
 
 
-def test_every_dialect_has_a_golden_file() -> None:
-    covered = {case["path"] for case in GOLDEN.values()}
-    assert covered == {path for dialect in all_dialects() for path in dialect.paths}
+def dialect_of(case: dict[str, Any]) -> str:
+    told = TABLE.tell(Call.of(case["path"], list(case.get("headers", {})), case["request"]))
+    assert told is not None
+    return told.name
+
+
+def test_every_dialect_has_golden_requests() -> None:
+    assert {dialect_of(case) for case in GOLDEN.values()} == {dialect.name for dialect in all_dialects()}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
 async def test_the_reply_is_the_golden_one(name: str, connect: Connect) -> None:
     case = GOLDEN[name]
-    async with connect() as client:
-        reply = await client.post(case["path"], json=case["request"])
-    assert reply.status_code == 200
+    async with connect(max_documents="20") as client:
+        reply = await client.post(case["path"], json=case["request"], headers=case.get("headers"))
+    assert reply.status_code == case["status"]
     body = reply.json()
-    assert {name for name in body if name in CHANGING} == set(case["changing"])
-    assert {name: value for name, value in body.items() if name not in CHANGING} == case["reply"]
+    if isinstance(body, dict):
+        assert {name for name in body if name in CHANGING} == set(case["changing"])
+        body = {name: value for name, value in body.items() if name not in CHANGING}
+    assert body == case["reply"]
+
+
+def shape(value: Any) -> Any:
+    """Names and types alone; of a list the first entry."""
+    if isinstance(value, dict):
+        return {name: shape(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [shape(part) for part in value[:1]]
+    return type(value)
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
 async def test_the_examples_of_the_documentation_work(dialect: Dialect, connect: Connect) -> None:
+    examples = examples_of(dialect)
     async with connect() as client:
         for path in dialect.paths:
-            for example in dialect.examples.values():
-                reply = await client.post(path, json=example["value"])
-                assert reply.status_code == 200
-                assert set(reply.json()) == set(dialect.reply_example)
-                assert set(reply.json()["results"][0]) == set(dialect.reply_example["results"][0])
+            replies = [
+                await client.post(path.replace("{model:path}", "a/b"), json=request)
+                for request in examples["requests"].values()
+            ]
+            assert all(reply.status_code == 200 for reply in replies)
+            assert shape(replies[0].json()) == shape(examples["reply"])
 
 
-@pytest.mark.parametrize(
-    ("path", "by_default"), [("/rerank", True), ("/v1/rerank", False), ("/v2/rerank", False), ("/api/v1/rerank", True)]
-)
+def test_the_recorded_examples_are_those_of_the_recorder() -> None:
+    assert {dialect.name: examples_of(dialect)["requests"] for dialect in all_dialects()} == REQUESTS
+
+
+ECHO = [
+    ("/rerank", "documents", "return_documents", True),
+    ("/v1/rerank", "documents", "return_documents", False),
+    ("/v2/rerank", "documents", "return_documents", False),
+    ("/api/v1/rerank", "documents", "return_documents", True),
+    ("/vllm/rerank", "documents", "return_documents", True),
+    ("/infinity/rerank", "documents", "return_documents", False),
+    ("/xinference/v1/rerank", "documents", "return_documents", False),
+    ("/voyage/v1/rerank", "documents", "return_documents", False),
+    ("/pinecone/rerank", "documents", "return_documents", True),
+    ("/v1/reranking", "input", "return_input", False),
+    ("/tei/rerank", "texts", "return_text", False),
+]
+
+
+@pytest.mark.parametrize(("path", "list_field", "field", "by_default"), ECHO)
 async def test_documents_are_echoed_as_asked_and_null_means_the_default(
-    path: str, by_default: bool, connect: Connect
+    path: str, list_field: str, field: str, by_default: bool, connect: Connect
 ) -> None:
-    body: dict[str, Any] = {"query": "a", "documents": ["a"]}
+    body: dict[str, Any] = {"query": "a", list_field: ["a"]}
     async with connect() as client:
-        for asked, expected in [({}, by_default), ({"return_documents": None}, by_default)] + [
-            ({"return_documents": wanted}, wanted) for wanted in (True, False)
+        for asked, expected in [({}, by_default), ({field: None}, by_default)] + [
+            ({field: wanted}, wanted) for wanted in (True, False)
         ]:
-            row = (await client.post(path, json=body | asked)).json()["results"][0]
-            assert ("document" in row) == expected
+            content = (await client.post(path, json=body | asked)).json()
+            rows = content if isinstance(content, list) else content.get("data") or content["results"]
+            assert (not {"document", "text", "input"}.isdisjoint(rows[0])) == expected
 
 
 async def test_a_large_body_is_answered_like_a_small_one(connect: Connect) -> None:
@@ -93,7 +133,11 @@ JSON = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
     max_leaves=6,
 )
-FIELDS = ["query", "documents", "top_n", "return_documents", "rank_fields", "model", "max_length", "raw_scores"]
+FIELDS = sorted(
+    {name for dialect in all_dialects() for name in dialect.body.model_fields}
+    | {name for dialect in all_dialects() for name in dialect.ignored}
+    | {"docs", "top_k", "instruct", "truncation", "truncation_direction", "text_1", "items"}
+)
 
 
 @given(body=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON, max_size=6) | JSON)
@@ -104,23 +148,54 @@ def test_any_json_is_a_request_or_an_error_of_one_line(body: Any) -> None:
             assert str(result)
             assert "\n" not in str(result)
         else:
-            assert all(isinstance(text, str) for text in result.documents)
+            parts = result.requests if isinstance(result, ScoreRequest) else (result,)
+            assert all(isinstance(text, str) for part in parts for text in part.documents)
 
 
-def request_or_error(dialect: Dialect, body: bytes) -> RerankRequest | InvalidRequest:
+def request_or_error(dialect: Dialect, body: bytes) -> RerankRequest | ScoreRequest | InvalidRequest:
     try:
-        request: RerankRequest = dialect.to_core(parse(body, dialect.body))
+        return dialect.to_core(validate(parse_object(body), dialect.body))
     except InvalidRequest as error:
         return error
-    return request
+
+
+# Each dialect's words for: query, documents, and the best n.
+WORDS = {
+    "mixedbread": ("query", "input", "top_k"),
+    "tei": ("query", "texts", None),
+    "hf": ("query", "texts", "top_k"),
+    "nim": ("query", "passages", None),
+    "voyage": ("query", "documents", "top_k"),
+    "vllm_score": ("queries", "documents", None),
+}
 
 
 @given(
     query=st.text(min_size=1, max_size=10),
     documents=st.lists(st.text(max_size=10), min_size=1, max_size=4),
     top_n=st.none() | st.integers(0, 9),
+    options=st.fixed_dictionaries(
+        {},
+        optional={
+            "priority": st.integers(-5, 5),
+            "truncate": st.booleans() | st.sampled_from(["END", "NONE", "START"]),
+            "max_tokens_per_doc": st.none() | st.integers(0, 99),
+            "truncation_side": st.sampled_from(["left", "Right", None]),
+            "max_chunks_per_doc": st.none() | st.integers(1, 9),
+            "instruction": st.none() | st.text(max_size=5),
+            "truncate_prompt_tokens": st.none() | st.integers(-1, 99),
+        },
+    ),
 )
-def test_every_dialect_asks_the_same_of_the_core(query: str, documents: list[str], top_n: int | None) -> None:
-    body = json.dumps({"query": query, "documents": documents, "top_n": top_n, "model": "m"}).encode()
-    requests = {dialect.to_core(parse(body, dialect.body)) for dialect in all_dialects()}
+def test_every_dialect_asks_the_same_of_the_core(
+    query: str, documents: list[str], top_n: int | None, options: dict[str, Any]
+) -> None:
+    requests = set()
+    for dialect in all_dialects():
+        ask, texts, best = WORDS.get(dialect.name, ("query", "documents", "top_n"))
+        body = {ask: query, texts: documents, "model": "m", **options} | ({best: top_n} if best else {})
+        core = dialect.to_core(validate(parse_object(json.dumps(body).encode()), dialect.body))
+        core = core.requests[0] if isinstance(core, ScoreRequest) else core
+        # Those without the best n return all; NIM always gives raw scores.
+        requests.add(dataclasses.replace(core, top_n=core.top_n if best else top_n or None, raw_scores=False))
     assert len(requests) == 1

@@ -7,6 +7,7 @@ import re
 import pytest
 
 from reranker_serve import __version__
+from reranker_serve.api.dialects import all_dialects
 from tests.conftest import Connect
 
 
@@ -46,14 +47,21 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
             "request_timeout_s": 2.0,
         },
         "version": __version__,
+        "model_id": "fake",
+        "model_sha": "none",
+        "model_dtype": "float32",
+        "served_model_name": "fake",
+        "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+        "max_concurrent_requests": 1,
+        "max_input_length": 512,
+        "max_batch_tokens": 16384,
+        "max_batch_requests": None,
+        "max_client_batch_size": 7,
+        "auto_truncate": True,
+        "tokenization_workers": 2,
+        "sha": None,
+        "docker_label": None,
     }
-
-
-async def test_models_lists_the_one_served(connect: Connect) -> None:
-    async with connect() as client:
-        listed = (await client.get("/v1/models")).json()
-    assert listed["object"] == "list"
-    assert [model["id"] for model in listed["data"]] == ["fake"]
 
 
 async def test_the_documentation_needs_no_network(connect: Connect) -> None:
@@ -67,13 +75,18 @@ async def test_the_documentation_needs_no_network(connect: Connect) -> None:
             assert (await client.get(asset)).status_code == 200, asset
 
 
-async def test_the_description_has_a_body_and_an_example_for_every_rerank_path(connect: Connect) -> None:
+async def test_the_description_has_each_dialect_under_its_vendor_with_examples(connect: Connect) -> None:
     async with connect() as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    described = {path: operations["post"] for path, operations in paths.items() if "post" in operations}
-    assert set(described) == {"/rerank", "/v1/rerank", "/v2/rerank", "/api/v1/rerank"}
-    for operation in described.values():
+    for dialect in all_dialects():
+        operation = paths[dialect.paths[0].replace("{model:path}", "{model}")]["post"]
+        assert operation["tags"] == [dialect.vendor]
         body = operation["requestBody"]["content"]["application/json"]
-        assert {"query", "documents", "top_n"} <= set(body["schema"]["properties"])
-        assert body["examples"]
-        assert operation["responses"]["200"]["content"]["application/json"]["example"]
+        assert dialect.list_field in body["schema"]["properties"]
+        assert "$ref" not in str(body["schema"])
+        assert all(example["value"] for example in body["examples"].values())
+        replies = operation["responses"]
+        assert {"200", "401", "429"} < set(replies)
+        assert all(reply["content"]["application/json"]["example"] for reply in replies.values())
+    described = {path for path, operations in paths.items() if "post" in operations}
+    assert described == {dialect.paths[0] for dialect in all_dialects()} | {"/tokenize"}

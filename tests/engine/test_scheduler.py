@@ -11,8 +11,8 @@ from reranker_serve.errors import Overloaded, RequestTooLarge
 from reranker_serve.types import EncodedItem
 
 
-def job(*lengths: int) -> Job:
-    return Job([EncodedItem(np.ones(length, dtype=np.int32), length) for length in lengths], submitted_at=0.0)
+def job(*lengths: int, priority: int = 0) -> Job:
+    return Job([EncodedItem(np.ones(length, dtype=np.int32), length) for length in lengths], 0.0, priority)
 
 
 def job_with_prefix(prefix: int, *lengths: int) -> Job:
@@ -100,6 +100,32 @@ def test_with_more_requests_than_turns_in_a_batch_everyone_is_served_in_rounds()
     assert served == jobs
 
 
+def test_a_lower_priority_number_is_served_first() -> None:
+    late, usual, urgent = job(10, priority=5), job(10), job(10, priority=-3)
+    line = scheduler(late, usual, urgent)
+    assert [unit.job for unit in line.next_batch(30)] == [urgent, usual, late]
+
+
+def test_whoever_waited_longest_gets_every_fourth_turn_whatever_its_priority() -> None:
+    patient = job(*[10] * 4, priority=100)
+    line = scheduler(patient, job(*[10] * 100, priority=-100), job(*[10] * 100, priority=-99))
+    served = [unit.job for unit in line.next_batch(160)]
+    assert [turn for turn, one in enumerate(served) if one is patient] == [3, 11]
+    assert served.count(patient) == 2
+
+
+def test_a_batch_without_room_for_the_next_in_turn_does_not_cost_its_turn() -> None:
+    long, short = job(10, priority=-1), job(4, 4, priority=0)
+    line = scheduler(short, long)
+    line.next_batch(10)
+    assert [unit.job for unit in line.next_batch(10)] == [short, short]
+
+
+@pytest.mark.parametrize(("given", "kept"), [(10**40, 1000), (-(10**40), -1000), (7, 7)])
+def test_a_priority_beyond_all_bounds_is_the_last_one(given: int, kept: int) -> None:
+    assert job(1, priority=given).priority == kept
+
+
 def test_a_dropped_job_is_never_handed_out_and_frees_its_tokens() -> None:
     first, second = job(5, 5), job(5)
     line = scheduler(first, second)
@@ -185,7 +211,7 @@ def test_clear_empties_the_line() -> None:
 def test_every_item_is_handed_out_exactly_once_within_the_budget(
     requests: list[list[int]], budget: int, turn: int
 ) -> None:
-    jobs = [job(*lengths) for lengths in requests]
+    jobs = [job(*lengths, priority=len(lengths) % 3) for lengths in requests]
     line = scheduler(*jobs, turn=turn)
     seen = []
     while batch := line.next_batch(budget):

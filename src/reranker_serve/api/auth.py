@@ -7,7 +7,10 @@ from collections.abc import Iterable, Sequence
 
 from reranker_serve.errors import Unauthorized
 
-OPEN_PATHS = frozenset({"/health", "/live", "/ready"})
+# `/v1/cluster/auth` tells Xinference's client whether to send its key.
+OPEN_PATHS = frozenset(
+    {"/health", "/live", "/ready", "/ping", "/v1/health/live", "/v1/health/ready", "/v1/cluster/auth"}
+)
 
 _BEARER = b"bearer "
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ValidationError
+from starlette.requests import ClientDisconnect, Request
 
-from reranker_serve.errors import InvalidRequest
+from reranker_serve.errors import ClientGone, InvalidRequest, MalformedBody
 
 # An escaped surrogate, or one encoded as if it were a character: only then is a clean-up needed.
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]|[\ud800-\udfff]")
@@ -21,13 +22,27 @@ _TOO_DEEP = "the body is nested too deeply"
 Body = TypeVar("Body", bound=BaseModel)
 
 
-def parse(raw: bytes, model: type[Body]) -> Body:
-    """Raises `InvalidRequest` naming the field and what is wrong with it."""
+async def read(request: Request) -> bytes:
+    """The whole body. Raises `ClientGone` if it stops coming."""
+    try:
+        return await request.body()
+    except ClientDisconnect:
+        raise ClientGone("the client went away") from None
+
+
+def parse_object(raw: bytes) -> dict[str, Any]:
+    """Raises `MalformedBody` unless `raw` is a JSON object."""
     data = parse_json(raw)
     if not isinstance(data, dict):
-        raise InvalidRequest("the body must be a JSON object")
+        raise MalformedBody("the body must be a JSON object")
+    return data
+
+
+def validate(data: Mapping[str, Any], model: type[Body]) -> Body:
+    """Raises `InvalidRequest` naming the field and what is wrong with it. A null counts as not given."""
+    given = {name: value for name, value in data.items() if value is not None}
     try:
-        return model.model_validate(data)
+        return model.model_validate(given)
     except ValidationError as error:
         raise _first_problem(error) from None
 
@@ -39,16 +54,16 @@ def parse_json(raw: bytes) -> Any:
     clients that cut text in the middle of an emoji send, become U+FFFD.
     """
     if not raw.strip():
-        raise InvalidRequest("the body is empty: send a JSON object")
+        raise MalformedBody("the body is empty: send a JSON object")
     try:
         text = raw.decode(json.detect_encoding(raw), "surrogatepass")
         data = json.loads(text, parse_float=_finite, parse_constant=_refuse_constant)
     except RecursionError:
-        raise InvalidRequest(_TOO_DEEP) from None
+        raise MalformedBody(_TOO_DEEP) from None
     except ValueError as error:
-        raise InvalidRequest(f"the body is not valid JSON: {error}") from None
+        raise MalformedBody(f"the body is not valid JSON: {error}") from None
     if text.count("[") + text.count("{") > _DEEPEST and _too_deep(data):
-        raise InvalidRequest(_TOO_DEEP)
+        raise MalformedBody(_TOO_DEEP)
     return _without_surrogates(data) if _SURROGATE.search(text) else data
 
 
@@ -92,41 +107,3 @@ def _first_problem(error: ValidationError) -> InvalidRequest:
         return InvalidRequest(f"{field} is required", path[0])
     reason = problem["msg"].removeprefix("Value error, ").removeprefix("Input ")
     return InvalidRequest(f"{field} {reason}", path[0])
-
-
-Document = str | dict[str, Any]
-
-
-def check_documents(value: object) -> object:
-    """A validator that says which document is wrong, before pydantic lists every union branch."""
-    if not isinstance(value, list):
-        raise ValueError("must be a list of strings or objects")
-    for index, document in enumerate(value):
-        if not isinstance(document, str | dict):
-            raise ValueError(f"must be strings or objects, document {index} is neither")
-    return value
-
-
-def document_texts(documents: Sequence[Document], rank_fields: Sequence[str] | None) -> tuple[str, ...]:
-    """The text that is ranked of each document: the string, its `text`, or its `rank_fields` joined by newlines."""
-    return tuple(
-        document if isinstance(document, str) else _object_text(index, document, rank_fields or ["text"])
-        for index, document in enumerate(documents)
-    )
-
-
-def _object_text(index: int, document: Mapping[str, Any], fields: Sequence[str]) -> str:
-    parts = [document[field] for field in fields if document.get(field) is not None]
-    if not parts:
-        named = ", ".join(fields)
-        raise InvalidRequest(f"document {index} has no {named}: add it, or name its fields in rank_fields", "documents")
-    return "\n".join(part if isinstance(part, str) else json.dumps(part, ensure_ascii=False) for part in parts)
-
-
-def echo(document: Document, rank_fields: Sequence[str] | None) -> dict[str, Any]:
-    """A document as replies show it: an object that has `text`, and its other fields as they came."""
-    if isinstance(document, str):
-        return {"text": document}
-    if isinstance(document.get("text"), str):
-        return document
-    return {**document, "text": document_texts([document], rank_fields)[0]}

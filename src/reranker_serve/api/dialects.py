@@ -1,4 +1,4 @@
-"""What a dialect is, and the table of all of them: one row each.
+"""What a dialect is, the table of all of them, and how a request's dialect is told.
 
 A dialect is two pure functions, `to_core` and `from_core`; it holds no try, no timing and no
 logging. Adding one means a file and a row.
@@ -6,15 +6,19 @@ logging. Adding one means a file and a row.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
+from starlette.routing import compile_path
 
-from reranker_serve.api.errors import superset_error
-from reranker_serve.errors import RequestError
-from reranker_serve.types import RerankRequest, RerankResult
+from reranker_serve.api.errors import Statuses, superset_error
+from reranker_serve.errors import InvalidRequest, RequestError
+from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
+
+_LISTS = ("documents", "docs", "texts", "passages", "input")
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,23 +29,136 @@ class Reply:
     created: int
 
 
+@dataclass(frozen=True, slots=True)
+class Call:
+    """What tells a request's dialect.
+
+    `keys` are the names in the body, `given` those whose value is not null; `objects`: every
+    document is an object.
+    """
+
+    path: str
+    headers: frozenset[str]
+    keys: frozenset[str] = frozenset()
+    given: frozenset[str] = frozenset()
+    objects: bool = False
+
+    @classmethod
+    def of(cls, path: str, headers: Iterator[str] | list[str], body: Mapping[str, Any]) -> Call:
+        documents = body.get("documents")
+        return cls(
+            path,
+            frozenset(name.lower() for name in headers),
+            frozenset(body),
+            frozenset(name for name, value in body.items() if value is not None),
+            isinstance(documents, list) and all(isinstance(document, dict) for document in documents),
+        )
+
+    @property
+    def documents(self) -> bool:
+        """The list to rank is called `documents`."""
+        return not self.given.isdisjoint({"documents", "docs"})
+
+
+def _never(call: Call) -> bool:
+    return False
+
+
 @dataclass(frozen=True)
 class Dialect:
-    """One API: its paths, the body it takes, and how it becomes a core request and back."""
+    """One API: where it is served, the body it takes, and how it becomes a core request and back.
+
+    `paths` are its own, the first one documented; its requests are understood on every rerank
+    path, by what `recognises` sees. A dialect with `alone` answers its paths whatever comes.
+    `ignored` lists fields of its clients that change nothing here.
+    """
 
     name: str
+    vendor: str
     summary: str
     paths: tuple[str, ...]
     body: type[BaseModel]
-    to_core: Callable[[Any], RerankRequest]
-    from_core: Callable[[RerankResult, Any, Reply], dict[str, Any]]
-    examples: dict[str, dict[str, Any]]
-    reply_example: dict[str, Any]
-    error: Callable[[RequestError], dict[str, Any]] = field(default=superset_error)
+    to_core: Callable[[Any], RerankRequest | ScoreRequest]
+    from_core: Callable[[RerankResult, Any, Reply], Any]
+    list_field: str = "documents"
+    recognises: Callable[[Call], bool] = _never
+    alone: bool = False
+    ignored: tuple[str, ...] = ()
+    statuses: Statuses = "usual"
+    error: Callable[[RequestError, int], dict[str, Any]] = superset_error
+
+    @cached_property
+    def patterns(self) -> tuple[Any, ...]:
+        return tuple(compile_path(path)[0] for path in self.paths)
+
+
+class DialectTable:
+    """All dialects, in the order in which their marks are looked for."""
+
+    def __init__(self, rows: tuple[Dialect, ...]) -> None:
+        self.rows = rows
+        self._by_path = {path: row for row in rows for path in row.paths if "{" not in path}
+        self._with_parameters = [row for row in rows if any("{" in path for path in row.paths)]
+        self._superset = next(row for row in rows if row.name == "cohere_v1")
+
+    def at(self, path: str) -> Dialect | None:
+        """The dialect that a path belongs to, or None."""
+        own = self._by_path.get(path)
+        if own is not None:
+            return own
+        matching = (row for row in self._with_parameters if any(pattern.match(path) for pattern in row.patterns))
+        return next(matching, None)
+
+    def tell(self, call: Call) -> Dialect | None:
+        """By marks in headers and body, else by path; None if the path is no rerank path."""
+        own = self.at(call.path)
+        if own is None or own.alone:
+            return own
+        marked = next((row for row in self.rows if row.recognises(call)), None)
+        if marked is not None:
+            return marked
+        return self._superset if call.documents and own.list_field != "documents" else own
+
+
+def check_lists(call: Call) -> None:
+    """Raises `InvalidRequest` if two lists could be meant."""
+    named = [name for name in _LISTS if name in call.given]
+    if len(named) > 1:
+        raise InvalidRequest(f"{named[0]} and {named[1]} are both given: send one list", named[1])
 
 
 def all_dialects() -> tuple[Dialect, ...]:
-    """The dialect table."""
-    from reranker_serve.api import cohere, jina, native
+    """The dialect table. The order is that of detection, from the surest mark to the weakest."""
+    from reranker_serve.api import (
+        cohere_v1,
+        cohere_v2,
+        hf,
+        infinity,
+        jina,
+        mixedbread,
+        native,
+        nim,
+        pinecone,
+        tei,
+        vllm,
+        vllm_score,
+        voyage,
+        xinference,
+    )
 
-    return (native.DIALECT, cohere.V1, cohere.V2, jina.DIALECT)
+    return (
+        pinecone.DIALECT,
+        nim.DIALECT,
+        mixedbread.DIALECT,
+        hf.DIALECT,
+        tei.DIALECT,
+        voyage.DIALECT,
+        infinity.DIALECT,
+        cohere_v2.DIALECT,
+        xinference.DIALECT,
+        vllm.DIALECT,
+        jina.DIALECT,
+        cohere_v1.DIALECT,
+        native.DIALECT,
+        vllm_score.DIALECT,
+    )

@@ -1,23 +1,40 @@
-"""The one status table, and the error body that every client of the superset reply can read."""
+"""The one status table, and the error body that the clients of most APIs can read."""
 
 from __future__ import annotations
 
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Literal
 
 from reranker_serve import errors
 
-STATUS: dict[type[errors.RequestError], int] = {
-    errors.InvalidRequest: 400,
-    errors.Unauthorized: 401,
-    errors.UnknownModel: 404,
-    errors.UnknownRoute: 404,
-    errors.MethodNotAllowed: 405,
-    errors.RequestTooLarge: 413,
-    errors.Overloaded: 429,
-    errors.ClientGone: 499,
-    errors.InferenceFailed: 500,
-    errors.NotReady: 503,
-    errors.DeadlineExceeded: 504,
+Statuses = Literal["usual", "tei", "infinity"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Row:
+    """The status of an error, and what TEI and Infinity answer where they differ."""
+
+    usual: int
+    tei: int | None = None
+    infinity: int | None = None
+
+
+STATUS: dict[type[errors.RequestError], _Row] = {
+    errors.InvalidRequest: _Row(400, tei=422, infinity=422),
+    errors.MalformedBody: _Row(400),
+    errors.NoDocuments: _Row(400, infinity=422),
+    errors.TooManyDocuments: _Row(400, tei=422, infinity=422),
+    errors.TooLong: _Row(400, tei=422, infinity=422),
+    errors.Unauthorized: _Row(401),
+    errors.UnknownModel: _Row(404),
+    errors.UnknownRoute: _Row(404),
+    errors.MethodNotAllowed: _Row(405),
+    errors.RequestTooLarge: _Row(413),
+    errors.Overloaded: _Row(429),
+    errors.ClientGone: _Row(499),
+    errors.InferenceFailed: _Row(500, tei=424),
+    errors.NotReady: _Row(503),
+    errors.DeadlineExceeded: _Row(504),
 }
 
 _TYPE = {
@@ -26,6 +43,8 @@ _TYPE = {
     404: "not_found_error",
     405: "method_not_allowed_error",
     413: "request_too_large_error",
+    422: "invalid_request_error",
+    424: "server_error",
     429: "overloaded_error",
     499: "client_closed_request",
     500: "server_error",
@@ -34,8 +53,15 @@ _TYPE = {
 }
 
 
-def status_of(error: errors.RequestError) -> int:
-    return STATUS[type(error)]
+def status_of(error: errors.RequestError, statuses: Statuses = "usual") -> int:
+    row = STATUS[type(error)]
+    own: int | None = getattr(row, statuses)
+    return row.usual if own is None else own
+
+
+def type_of(status: int) -> str:
+    """The `type` of an error body in OpenAI's words."""
+    return _TYPE[status]
 
 
 def headers_of(error: errors.RequestError) -> dict[str, str]:
@@ -52,11 +78,25 @@ def headers_of(error: errors.RequestError) -> dict[str, str]:
     return headers
 
 
-def superset_error(error: errors.RequestError) -> dict[str, Any]:
+def superset_error(error: errors.RequestError, status: int) -> dict[str, Any]:
     """`error` as an object for OpenAI-style clients, `message` for Cohere's, `detail` for Jina's and Voyage's."""
-    status, message = status_of(error), str(error)
+    message = str(error)
     return {
-        "error": {"message": message, "type": _TYPE[status], "param": error.param, "code": status},
+        "error": {"message": message, "type": type_of(status), "param": error.param, "code": status},
         "message": message,
         "detail": message,
+    }
+
+
+def plain_error(error: errors.RequestError, status: int) -> dict[str, Any]:
+    """As `superset_error`, for paths that Voyage's clients share: they stumble over an `error` that is an object."""
+    message = str(error)
+    return {
+        "object": "error",
+        "error": message,
+        "message": message,
+        "detail": message,
+        "type": type_of(status),
+        "param": error.param,
+        "code": status,
     }

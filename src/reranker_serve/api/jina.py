@@ -1,57 +1,31 @@
-"""Jina's rerank API under `/api/v1/rerank`; on `/v1/rerank` Cohere's row answers Jina's clients as well.
+"""Jina's rerank API. https://jina.ai/reranker
 
-https://jina.ai/reranker. Documents come back unless the caller says otherwise.
+`/v1/rerank` is Jina's own path too: there the reply is the same, but documents come back only when
+asked for, as nothing in the body tells Jina's clients from Cohere's.
 """
 
 from __future__ import annotations
 
-import dataclasses
-from typing import Any
+from reranker_serve.api.dialects import Call, Dialect
+from reranker_serve.api.errors import plain_error
+from reranker_serve.api.superset import EchoingRequest, from_core, to_core
 
-from pydantic import Field
-
-from reranker_serve.api import cohere
-from reranker_serve.api.dialects import Dialect, Reply
-from reranker_serve.api.superset import superset_reply
-from reranker_serve.types import RerankResult
+_MARKS = frozenset({"max_doc_length", "max_query_length", "return_embeddings"})
 
 
-class JinaRequest(cohere.CohereRequest):
-    """Score documents against a query, Jina's fields."""
-
-    return_documents: bool | None = Field(True, description="Echo each document beside its score.")
+def recognises(call: Call) -> bool:
+    return call.documents and not call.keys.isdisjoint(_MARKS)
 
 
-def from_core(result: RerankResult, body: JinaRequest, reply: Reply) -> dict[str, Any]:
-    echoed = body.return_documents is not False
-    return superset_reply(result, body.documents, body.rank_fields, echoed, reply, "1")
-
-
-_TEXTS = [
-    "The stock market fell sharply on Monday.",
-    "Photosynthesis turns sunlight, water and carbon dioxide into sugar inside the leaves.",
-]
-
-DIALECT: Dialect = dataclasses.replace(
-    cohere.V1,
+DIALECT = Dialect(
     name="jina",
-    summary="Rerank (Jina)",
-    paths=("/api/v1/rerank",),
-    body=JinaRequest,
+    vendor="Jina",
+    summary="Rerank",
+    paths=("/api/v1/rerank", "/jina/v1/rerank"),
+    body=EchoingRequest,
+    to_core=to_core,
     from_core=from_core,
-    examples={
-        "objects": {
-            "summary": "Objects",
-            "value": {
-                "model": "jina-reranker-v2-base-multilingual",
-                "query": "How do plants make food?",
-                "documents": [{"text": text} for text in _TEXTS],
-                "top_n": 1,
-            },
-        }
-    },
-    reply_example={
-        **cohere.V1.reply_example,
-        "results": [{"index": 1, "relevance_score": 0.53, "document": {"text": _TEXTS[1]}}],
-    },
+    recognises=recognises,
+    ignored=("return_embeddings",),
+    error=plain_error,
 )

@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import quote
 
@@ -15,7 +15,7 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reranker_serve.api.auth import OPEN_PATHS, check_key
-from reranker_serve.api.dialects import Dialect
+from reranker_serve.api.dialects import Call, Dialect, DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
 from reranker_serve.errors import ClientGone, InferenceFailed, RequestError, RequestTooLarge
 from reranker_serve.telemetry.metrics import Metrics
@@ -31,7 +31,7 @@ class Exchange:
     """What is known of one request when its access line is written; lives in `scope["state"]`."""
 
     id: str
-    dialect: str = "-"
+    dialect: Dialect | None = None
     documents: int = 0
     tokens: int = 0
     status: int = 0
@@ -41,7 +41,7 @@ class Exchange:
 class Boundary:
     """The outermost layer: nothing that happens inside leaves it without a reply, an id and a log line."""
 
-    def __init__(self, app: ASGIApp, dialects: Mapping[str, Dialect], metrics: Metrics) -> None:
+    def __init__(self, app: ASGIApp, dialects: DialectTable, metrics: Metrics) -> None:
         self._app = app
         self._dialects = dialects
         self._metrics = metrics
@@ -52,16 +52,19 @@ class Boundary:
             return
         start = time.perf_counter()
         scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
-        exchange = Exchange(_request_id(Headers(scope=scope)))
+        headers = Headers(scope=scope)
+        exchange = Exchange(_request_id(headers))
         scope.setdefault("state", {})["exchange"] = exchange
-        dialect = self._dialects.get(scope["path"])
-        if dialect is not None:
-            exchange.dialect = dialect.name
+        if scope["method"] == "POST":
+            # As far as it can be told before the body is read.
+            exchange.dialect = self._dialects.tell(Call.of(scope["path"], headers.keys(), {}))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 exchange.status = message["status"]
-                MutableHeaders(scope=message)["X-Request-ID"] = exchange.id
+                headers = MutableHeaders(scope=message)
+                headers["X-Request-ID"] = headers["request-id"] = exchange.id  # Voyage's client reads the second
+                headers["X-Response-Time-Ms"] = f"{(time.perf_counter() - start) * 1e3:.1f}"
             await send(message)
 
         try:
@@ -83,18 +86,20 @@ class Boundary:
         if isinstance(error, ClientGone):
             exchange.status = status_of(error)
             return
-        dialect = self._dialects.get(scope["path"])
-        body = dialect.error(error) if dialect else superset_error(error)
-        await JSONResponse(body, status_of(error), headers_of(error))(scope, receive, send)
+        dialect = exchange.dialect
+        status = status_of(error, dialect.statuses if dialect else "usual")
+        body = (dialect.error if dialect else superset_error)(error, status)
+        await JSONResponse(body, status, headers_of(error))(scope, receive, send)
 
     def _account(self, scope: Scope, exchange: Exchange, seconds: float) -> None:
-        if exchange.dialect != "-":
-            self._metrics.requests.labels(exchange.dialect, str(exchange.status)).inc()
+        dialect = exchange.dialect.name if exchange.dialect else "-"
+        if exchange.dialect:
+            self._metrics.requests.labels(dialect, str(exchange.status)).inc()
             self._metrics.request_seconds.observe(seconds)
         if exchange.error:
             self._metrics.errors.labels(exchange.error).inc()
         level = logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO
-        details = f" documents={exchange.documents} tokens={exchange.tokens}" if exchange.dialect != "-" else ""
+        details = f" documents={exchange.documents} tokens={exchange.tokens}" if exchange.dialect else ""
         details += f" error={exchange.error}" if exchange.error else ""
         logger.log(
             level,
@@ -103,7 +108,7 @@ class Boundary:
             quote(scope["path"]),  # it came decoded: a line break in it must not begin a line of the log
             exchange.status,
             seconds * 1e3,
-            exchange.dialect,
+            dialect,
             details,
             exchange.id,
         )

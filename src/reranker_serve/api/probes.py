@@ -1,4 +1,4 @@
-"""Probes and facts: /health, /live, /ready, /info, /v1/models, /metrics."""
+"""Probes and facts: /health, /live, /ready, /info, /metrics."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from starlette.responses import JSONResponse, Response
 
 from reranker_serve import __version__
 from reranker_serve.lifecycle import Lifecycle
+from reranker_serve.service import Reranker
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 
@@ -18,6 +19,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
     """All routes that answer without scoring anything."""
 
     @app.head("/health", include_in_schema=False)
+    @app.get("/ping", include_in_schema=False)
     @app.get("/health", tags=["probes"], operation_id="health")
     async def health() -> Response:
         """200 when requests are answered, else 503 with the reason."""
@@ -35,6 +37,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
         )
 
     @app.head("/live", include_in_schema=False)
+    @app.get("/v1/health/live", include_in_schema=False)
     @app.get("/live", tags=["probes"], operation_id="live")
     async def live() -> Response:
         """200 while the process can recover by itself; 503 when only a restart helps."""
@@ -44,6 +47,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
         return JSONResponse({"status": "alive"})
 
     @app.head("/ready", include_in_schema=False)
+    @app.get("/v1/health/ready", include_in_schema=False)
     @app.get("/ready", tags=["probes"], operation_id="ready")
     async def ready() -> Response:
         """200 when requests are answered, 503 with the reason while loading, draining or dead."""
@@ -56,12 +60,6 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
     async def info() -> dict[str, Any]:
         """What is served, how it is computed, and the limits."""
         return _info(lifecycle, settings)
-
-    @app.get("/v1/models", tags=["facts"], operation_id="models")
-    async def models() -> dict[str, Any]:
-        """The one model of this server, in the shape of OpenAI's list."""
-        model = {"id": settings.served_name, "object": "model", "owned_by": "reranker-serve", "model_type": "rerank"}
-        return {"object": "list", "data": [model]}
 
     @app.get("/metrics", tags=["facts"], operation_id="metrics")
     async def prometheus() -> Response:
@@ -91,6 +89,28 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
             "request_timeout_s": settings.request_timeout,
         },
         "version": __version__,
+        **_tei_info(reranker, settings),
+    }
+
+
+def _tei_info(reranker: Reranker, settings: Settings) -> dict[str, Any]:
+    """The keys of Text Embeddings Inference, which Dify's plugin and others read."""
+    info, longest = reranker.scorer.info, reranker.scorer.family.max_length_bounds[1]
+    return {
+        "model_id": info.name,
+        "model_sha": info.revision,
+        "model_dtype": reranker.scorer.backend.dtype,
+        "served_model_name": info.name,
+        "model_type": {"reranker": {"id2label": {"0": "LABEL_0"}, "label2id": {"LABEL_0": 0}}},
+        "max_concurrent_requests": max(1, settings.max_queue_tokens // longest),  # full-length pairs, as TEI counts
+        "max_input_length": longest,
+        "max_batch_tokens": reranker.token_budget,
+        "max_batch_requests": None,
+        "max_client_batch_size": settings.max_documents,
+        "auto_truncate": True,
+        "tokenization_workers": reranker.tokenizer_threads,
+        "sha": None,
+        "docker_label": None,
     }
 
 

@@ -1,4 +1,4 @@
-"""The rerank routes, made from the dialect table."""
+"""The rerank routes, made from the dialect table: one endpoint, on every dialect's paths."""
 
 from __future__ import annotations
 
@@ -9,58 +9,96 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive
 
-from reranker_serve.api.body import parse
-from reranker_serve.api.dialects import Dialect, Reply
+from reranker_serve.api.body import parse_object, read, validate
+from reranker_serve.api.description import operation
+from reranker_serve.api.dialects import Call, Dialect, DialectTable, Reply, check_lists
 from reranker_serve.api.middleware import Exchange
 from reranker_serve.errors import ClientGone
 from reranker_serve.service import Reranker
+from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
 
 # Above this, JSON is read and written on a thread, so that other callers do not wait for it.
 _LARGE_BODY_BYTES = 256 * 1024
 
 Result = TypeVar("Result")
+Core = RerankRequest | ScoreRequest
 
 
-def add_rerank_routes(app: FastAPI, dialects: tuple[Dialect, ...], reranker: Callable[[], Reranker]) -> None:
+def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], Reranker]) -> None:
     """`reranker()` gives the loaded model or raises `NotReady`."""
-    for dialect in dialects:
+    endpoint = _endpoint(table, reranker)
+    for dialect in table.rows:
         for path in dialect.paths:
+            documented = path == dialect.paths[0]
             app.add_api_route(
                 path,
-                _endpoint(dialect, reranker),
+                endpoint,
                 methods=["POST"],
-                summary=dialect.summary,
-                tags=["rerank"],
                 response_model=None,
                 response_class=Response,
-                operation_id=f"{dialect.name}{path.replace('/', '_')}",
-                openapi_extra=_documentation(dialect),
-                responses={200: {"content": {"application/json": {"example": dialect.reply_example}}}},
+                include_in_schema=documented,
+                **(operation(dialect) if documented else {}),
             )
 
 
-def _endpoint(dialect: Dialect, reranker: Callable[[], Reranker]) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Callable[[Request], Awaitable[Response]]:
     async def rerank(request: Request) -> Response:
         exchange: Exchange = request.scope["state"]["exchange"]
-        try:
-            raw = await request.body()
-        except ClientDisconnect:
-            raise ClientGone("the client went away") from None
+        raw = await read(request)
         size = len(raw)
-        body = await _off_loop(size, lambda: parse(raw, dialect.body))
-        core = dialect.to_core(body)
-        exchange.documents = len(core.documents)
-        result = await _until_disconnect(request.receive, reranker().rerank(core))
+        data = await _off_loop(size, lambda: parse_object(raw))
+        call = Call.of(request.scope["path"], request.headers.keys(), data)
+        dialect = exchange.dialect = table.tell(call)
+        assert dialect is not None, "a rerank path without a dialect"
+        check_lists(call)
+        body, core = await _off_loop(size, lambda: _understand(dialect, data))
+        exchange.documents = _documents(core)
+        serving = reranker()
+        result = await _until_disconnect(request.receive, _answer(serving, core))
         exchange.tokens = result.usage.prompt_tokens
         reply = Reply(exchange.id, int(time.time()))
         content = await _off_loop(size, lambda: _json(dialect.from_core(result, body, reply)))
-        return Response(content, media_type="application/json")
+        return Response(content, media_type="application/json", headers=_compute_headers(serving, result, core))
 
     return rerank
+
+
+def _understand(dialect: Dialect, data: dict[str, Any]) -> tuple[Any, Core]:
+    body = validate(data, dialect.body)
+    return body, dialect.to_core(body)
+
+
+def _answer(reranker: Reranker, core: Core) -> Coroutine[Any, Any, RerankResult]:
+    return reranker.score(core) if isinstance(core, ScoreRequest) else reranker.rerank(core)
+
+
+def _parts(core: Core) -> tuple[RerankRequest, ...]:
+    return core.requests if isinstance(core, ScoreRequest) else (core,)
+
+
+def _documents(core: Core) -> int:
+    return sum(len(part.documents) for part in _parts(core))
+
+
+def _compute_headers(reranker: Reranker, result: RerankResult, core: Core) -> dict[str, str]:
+    """The headers of Text Embeddings Inference: whole milliseconds, characters and tokens."""
+    timings = result.timings
+    characters = sum(len(part.query) + sum(map(len, part.documents)) for part in _parts(core))
+    numbers = {
+        "x-compute-time": timings.tokenize_ms + timings.inference_ms,
+        "x-compute-characters": characters,
+        "x-compute-tokens": result.usage.prompt_tokens,
+        "x-total-time": timings.total_ms,
+        "x-tokenization-time": timings.tokenize_ms,
+        "x-queue-time": timings.queue_ms,
+        "x-inference-time": timings.inference_ms,
+    }
+    kind = "cpu" if reranker.scorer.backend.device == "cpu" else "gpu+optimized"
+    return {"x-compute-type": kind} | {name: str(round(number)) for name, number in numbers.items()}
 
 
 async def _off_loop(size: int, work: Callable[[], Result]) -> Result:
@@ -86,14 +124,5 @@ async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
         pass
 
 
-def _json(content: dict[str, Any]) -> bytes:
+def _json(content: Any) -> bytes:
     return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
-
-
-def _documentation(dialect: Dialect) -> dict[str, Any]:
-    return {
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": dialect.body.model_json_schema(), "examples": dialect.examples}},
-        }
-    }

@@ -13,12 +13,15 @@ from zlib import crc32
 import numpy as np
 
 from reranker_serve.types import (
+    WHOLE,
     ClassifierReadout,
+    Cut,
     Encoded,
     EncodedItem,
     FloatArray,
     ModelInfo,
     Scorer,
+    Token,
 )
 
 _WORD = re.compile(r"\w+")
@@ -35,16 +38,25 @@ class FakeFamily:
     prompt = None
     max_length_bounds = (4, 512)
 
-    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
+    ) -> Encoded:
         whole = _ids(query)
-        query_ids = whole[: max_length // 2]
+        query_ids = whole[: max_length // 2][: cut.query_tokens]
         room = max_length - len(query_ids) - 1
         encoded = [_ids(text) for text in documents]
+        cuts = [_pieces(ids, room, cut) for ids in encoded]
         items = tuple(
-            EncodedItem(np.array([*query_ids, _SEPARATOR, *ids[:room]], dtype=np.int32), len(query_ids) + 1)
-            for ids in encoded
+            EncodedItem(np.array([*query_ids, _SEPARATOR, *part], dtype=np.int32), len(query_ids) + 1)
+            for parts in cuts
+            for part in parts
         )
-        return Encoded(items, tuple(len(ids) > room for ids in encoded), len(query_ids) < len(whole))
+        lost = tuple(len(ids) > _reach(room, cut) for ids in encoded)
+        return Encoded(items, lost, len(query_ids) < len(whole), tuple(len(parts) for parts in cuts))
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        found = [Token(_id(match[0]), match[0], False, match.start(), match.end()) for match in _WORD.finditer(text)]
+        return [*found, Token(_SEPARATOR, "<end>", True, None, None)] if special else found
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         return outputs[:, 0]
@@ -86,7 +98,30 @@ def fake_scorer(backend: FakeBackend | None = None) -> Scorer:
 
 
 def _ids(text: str) -> list[int]:
-    return [crc32(word.lower().encode()) & 0x7FFFFFF | 1 for word in _WORD.findall(text)]
+    return [_id(word) for word in _WORD.findall(text)]
+
+
+def _id(word: str) -> int:
+    return crc32(word.lower().encode()) & 0x7FFFFFF | 1
+
+
+def _step(room: int, cut: Cut) -> int:
+    return room - min(cut.overlap or 0, room // 2)
+
+
+def _reach(room: int, cut: Cut) -> int:
+    """Words of a document that are read at most."""
+    pieces = room + (cut.chunks - 1) * _step(room, cut)
+    return pieces if cut.document_tokens is None else min(pieces, cut.document_tokens)
+
+
+def _pieces(ids: list[int], room: int, cut: Cut) -> list[list[int]]:
+    """As `Cut` says, from the end that is kept; pieces overlap only where that is asked for."""
+    forward = ids if cut.side == "right" else ids[::-1]
+    kept = forward[: cut.document_tokens]
+    step = _step(room, cut)
+    parts = [kept[start : start + room] for start in range(0, max(1, len(kept) - room + step), step)][: cut.chunks]
+    return parts if cut.side == "right" else [part[::-1] for part in parts[::-1]]
 
 
 def _shared_words(item: EncodedItem) -> float:

@@ -61,13 +61,13 @@ class Engine:
     def queued_tokens(self) -> int:
         return self._scheduler.queued_tokens
 
-    def submit(self, items: Sequence[EncodedItem]) -> Future[JobResult]:
-        """Admit all items of a request or refuse them all.
+    def submit(self, items: Sequence[EncodedItem], priority: int = 0) -> Future[JobResult]:
+        """Admit all items of a request or refuse them all; a lower `priority` is computed earlier.
 
         Cancelling the future drops whatever is not computed yet. Raises `Overloaded`,
         `RequestTooLarge` or `NotReady`; a failure while computing is in the future.
         """
-        job = Job(items, time.perf_counter())
+        job = Job(items, time.perf_counter(), priority)
         with self._changed:
             self.check_open()
             self._scheduler.admit(job)

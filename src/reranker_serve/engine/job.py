@@ -10,6 +10,9 @@ import numpy as np
 
 from reranker_serve.types import EncodedItem, FloatArray, count_tokens
 
+# Priorities beyond are as good as this: the scheduler keeps a line for each that is in use.
+MOST_URGENT = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
@@ -39,10 +42,11 @@ class Job:
     holds items of like length and the last one is small.
     """
 
-    def __init__(self, items: Sequence[EncodedItem], submitted_at: float) -> None:
+    def __init__(self, items: Sequence[EncodedItem], submitted_at: float, priority: int = 0) -> None:
         if not items:
             raise ValueError("a job of no items would wait for ever")
         self.items = tuple(items)
+        self.priority = max(-MOST_URGENT, min(MOST_URGENT, priority))
         self.future: Future[JobResult] = Future()
         self.waiting_tokens = count_tokens(self.items)
         # Every batch that holds an item of this job computes the shared prefix again.

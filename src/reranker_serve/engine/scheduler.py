@@ -4,6 +4,9 @@ Requests take turns. A turn hands out at most `turn_tokens` tokens of one reques
 one item), then the request goes to the back of the line; turns go on until the batch's token
 budget is full. So a request of 10 documents never waits behind one of 1,000, and a request
 alone gets whole batches.
+
+Requests of a lower priority number have their turns first, but every fourth turn goes to the
+request that has waited longest, whatever its priority: none waits for ever.
 """
 
 from __future__ import annotations
@@ -16,6 +19,7 @@ from reranker_serve.errors import Overloaded, RequestTooLarge
 
 _RATE_SMOOTHING = 0.2
 _LONGEST_RETRY_S = 600
+_FAIR_TURN = 4
 
 
 class Scheduler:
@@ -24,7 +28,9 @@ class Scheduler:
     def __init__(self, max_queue_tokens: int, turn_tokens: int) -> None:
         self._max_queue_tokens = max_queue_tokens
         self._turn_tokens = turn_tokens
-        self._line: OrderedDict[int, Job] = OrderedDict()
+        self._lines: dict[int, OrderedDict[int, Job]] = {}  # by priority
+        self._turns = 0
+        self._waiting_since: dict[int, int] = {}  # in turns
         self._tokens_per_second: float | None = None
         self.queued_tokens = 0
 
@@ -46,12 +52,14 @@ class Scheduler:
                 f" retry in {retry_after} s",
                 retry_after,
             )
-        self._line[id(job)] = job
+        self._lines.setdefault(job.priority, OrderedDict())[id(job)] = job
+        self._waiting_since[id(job)] = self._turns
         self.queued_tokens += cost
 
     def drop(self, job: Job) -> None:
         """Forget a job's waiting items (its caller went away or has an error); idempotent."""
-        if self._line.pop(id(job), None) is not None:
+        if id(job) in self._waiting_since:
+            self._remove(job)
             self.queued_tokens -= job.waiting_tokens
 
     def next_batch(self, budget: int) -> list[Unit]:
@@ -59,8 +67,8 @@ class Scheduler:
         batch: list[Unit] = []
         there: set[int] = set()
         room = budget
-        while self._line:
-            job = next(iter(self._line.values()))
+        while self._lines:
+            job = self._next_in_turn()
             waiting = job.waiting_tokens
             turn = min(self._turn_tokens, room)
             units, tokens = job.take(turn, room if batch else math.inf, id(job) in there)
@@ -70,10 +78,12 @@ class Scheduler:
             there.add(id(job))
             room -= tokens
             self.queued_tokens -= waiting - job.waiting_tokens
+            self._turns += 1
             if job.has_waiting:
-                self._line.move_to_end(id(job))
+                self._lines[job.priority].move_to_end(id(job))
+                self._waiting_since[id(job)] = self._turns
             else:
-                del self._line[id(job)]
+                self._remove(job)
         return batch
 
     def completed(self, tokens: int, seconds: float) -> None:
@@ -86,10 +96,24 @@ class Scheduler:
 
     def clear(self) -> list[Job]:
         """Empty the line and return the jobs that were in it."""
-        jobs = list(self._line.values())
-        self._line.clear()
+        jobs = [job for line in self._lines.values() for job in line.values()]
+        self._lines.clear()
+        self._waiting_since.clear()
         self.queued_tokens = 0
         return jobs
+
+    def _next_in_turn(self) -> Job:
+        if self._turns % _FAIR_TURN == _FAIR_TURN - 1:
+            heads = (next(iter(line.values())) for line in self._lines.values())
+            return min(heads, key=lambda job: self._waiting_since[id(job)])
+        return next(iter(self._lines[min(self._lines)].values()))
+
+    def _remove(self, job: Job) -> None:
+        del self._waiting_since[id(job)]
+        line = self._lines[job.priority]
+        del line[id(job)]
+        if not line:
+            del self._lines[job.priority]
 
     def _seconds_to_drain(self, tokens: int) -> int:
         if not self._tokens_per_second:

@@ -15,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 
 from reranker_serve.errors import ModelError
+from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import Encoded, FloatArray, PooledReadout
+from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, PooledReadout, Token
 
 PoolingMode = Literal["cls", "mean", "last"]
 
@@ -34,6 +35,7 @@ _POOLING_FLAG = {
 # encode_query and encode_document tells; neither falls back to `default_prompt_name`.
 _QUERY_PROMPTS = ("query",)
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_NO_TAIL = np.empty(0, dtype=np.int32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,19 +61,43 @@ class BiEncoder:
         self._encoder = encoder
         self._config = config
         self.readout = PooledReadout(config.pooling, width)
+        self._query_head = self._tokens_of_prompt(config.query_prompt)
+        self._document_head = self._tokens_of_prompt(config.document_prompt)
         self.max_length_bounds = (encoder.single.overhead + 1, max_length)
 
-    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
-        """The query's item first, then one a document."""
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
+    ) -> Encoded:
+        """The query's item first, then one a document or chunk."""
         template = self._encoder.single
         budget = max_length - template.overhead
-        texts = [self._config.query_prompt + query, *(self._config.document_prompt + text for text in documents)]
-        if self._config.lowercase:
-            texts = [text.lower() for text in texts]
-        encoded = self._encoder.encode(texts, budget)
-        items = tuple(join(template, ids[:budget]) for ids in encoded)
-        query_cut, *document_cut = (len(ids) > budget for ids in encoded)
-        return Encoded(items, tuple(document_cut), query_cut)
+        whole = self._encoder.encode([self._dress_query(query)], budget)[0]
+        most = budget if cut.query_tokens is None else min(budget, self._query_head + cut.query_tokens)
+        items, truncated, chunks = [join(template, whole[:most])], [], []
+        texts = [text.lower() for text in documents] if self._config.lowercase else documents
+        head = self._document_head
+        for ids in encode_documents(self._encoder, texts, budget, cut, self._dress_document, head):
+            parts, lost = framed_pieces(ids, head, _NO_TAIL, budget, cut)
+            items += [join(template, part) for part in parts]
+            truncated.append(lost)
+            chunks.append(len(parts))
+        return Encoded(tuple(items), tuple(truncated), len(whole) > most, tuple(chunks))
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        return self._encoder.tokens(text.lower() if self._config.lowercase else text, special)
+
+    def _dress_query(self, text: str) -> str:
+        dressed = self._config.query_prompt + text
+        return dressed.lower() if self._config.lowercase else dressed
+
+    def _dress_document(self, text: str) -> str:
+        dressed = self._config.document_prompt + text
+        return dressed.lower() if self._config.lowercase else dressed
+
+    def _tokens_of_prompt(self, prompt: str) -> int:
+        # The last blank of a prompt becomes one token with the word that follows.
+        text = prompt.lower() if self._config.lowercase else prompt
+        return len(self._encoder.encode([text.rstrip()], len(text))[0])
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         vectors = outputs.astype(np.float64)

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from reranker_serve.families.cut import encode_documents, pieces
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import ClassifierReadout, Encoded, FloatArray
+from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, Token
 
 
 class CrossEncoder:
@@ -22,18 +23,27 @@ class CrossEncoder:
         self._encoder = encoder
         self.max_length_bounds = (encoder.pair.overhead + 2, max_length)
 
-    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
-        """One item a document; see `split_budget` for what is cut when a pair is too long."""
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
+    ) -> Encoded:
+        """One item a document or chunk; see `split_budget` for what is cut when a pair is too long."""
         template = self._encoder.pair
         budget = max_length - template.overhead
-        query_ids, *document_ids = self._encoder.encode([query, *documents], budget)
-        items, truncated, query_truncated = [], [], False
-        for ids in document_ids:
-            keep_query, keep_document = split_budget(len(query_ids), len(ids), budget)
-            items.append(join(template, query_ids[:keep_query], ids[:keep_document]))
-            truncated.append(keep_document < len(ids))
+        whole = self._encoder.encode([query], budget)[0]
+        query_ids = whole[: cut.query_tokens]
+        items, truncated, chunks, query_truncated = [], [], [], len(query_ids) < len(whole)
+        for ids in encode_documents(self._encoder, documents, budget, cut):
+            wanted = len(ids) if cut.document_tokens is None else min(len(ids), cut.document_tokens)
+            keep_query, keep_document = split_budget(len(query_ids), wanted, budget)
+            parts, lost = pieces(ids, keep_document, cut)
+            items += [join(template, query_ids[:keep_query], part) for part in parts]
+            truncated.append(lost)
+            chunks.append(len(parts))
             query_truncated |= keep_query < len(query_ids)
-        return Encoded(tuple(items), tuple(truncated), query_truncated)
+        return Encoded(tuple(items), tuple(truncated), query_truncated, tuple(chunks))
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        return self._encoder.tokens(text, special)
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         return outputs[:, 0]

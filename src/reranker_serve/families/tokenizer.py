@@ -17,7 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from reranker_serve.errors import ModelError
-from reranker_serve.types import EncodedItem, TokenArray
+from reranker_serve.types import EncodedItem, Token, TokenArray
 
 # Text is first cut to this many characters a token: tokenizing 10 MB to keep 500 tokens would
 # be a way to stop the server. Where that yields too few tokens the slice grows.
@@ -66,6 +66,26 @@ class TextEncoder:
                 width *= 2
                 encoded[index] = _ids(self._batch([text[:width]])[0].ids)
         return encoded
+
+    def encode_end(self, text: str, limit: int) -> TokenArray:
+        """Ids of the end of a text: all of them, or more than `limit`."""
+        width = (limit + 1) * _CHARACTERS_PER_TOKEN
+        ids = _ids(self._batch([text[-width:]])[0].ids)
+        while width < len(text) and len(ids) <= limit + _EDGE_TOKENS:
+            width *= 2
+            ids = _ids(self._batch([text[-width:]])[0].ids)
+        return ids
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        """The tokens of a text, for callers who count them; what the template adds is `special`."""
+        encoding: Any = self._plain.encode(text, add_special_tokens=special)
+        parts = zip(encoding.ids, encoding.tokens, encoding.offsets, encoding.special_tokens_mask, strict=True)
+        return [
+            Token(number, spelling.strip(), True, None, None)
+            if added
+            else Token(number, text[start:stop], False, start, stop)
+            for number, spelling, (start, stop), added in parts
+        ]
 
     def _batch(self, texts: list[str]) -> list[Any]:
         return list(self._plain.encode_batch_fast(texts, add_special_tokens=False))

@@ -14,15 +14,19 @@ from pathlib import Path
 import numpy as np
 
 from reranker_serve.errors import InvalidRequest, ModelError, SettingsError
+from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.prompts import Prompt
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, encode_with_control_tokens
 from reranker_serve.types import (
+    WHOLE,
     ClassifierReadout,
+    Cut,
     Encoded,
     EncodedItem,
     FloatArray,
     NextTokenReadout,
+    Token,
     TokenArray,
 )
 
@@ -51,6 +55,11 @@ class Slot:
 
     def fill(self, text: str) -> str:
         return f"{self.lead}{text}{self.trail}"
+
+    @property
+    def head(self) -> int:
+        """Ids of `lead` that are there whatever the text."""
+        return self.least - len(self.tail)
 
     def cut(self, ids: TokenArray, most: int) -> TokenArray:
         """The first `most` ids, the tail among them."""
@@ -88,8 +97,10 @@ class YesNo:
             )
         self.max_length_bounds = (least, max_length)
 
-    def encode(self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None) -> Encoded:
-        """One item a document, all with one prefix.
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
+    ) -> Encoded:
+        """One item a document or chunk, all with one prefix.
 
         Only the caller's texts are cut: the query to half of what template and instruction
         leave, the document to the rest; the instruction never.
@@ -99,13 +110,21 @@ class YesNo:
         room = self._room(max_length, instructed)
         if room < 2:
             raise InvalidRequest(f"the instruction leaves no room in {max_length} tokens: shorten it", "instruction")
-        texts = [self._query.fill(query), *(self._document.fill(text) for text in documents)]
-        asked, *encoded = self._encoder.encode(texts, max_length)
-        kept = self._query.cut(asked, self._query.least + room // 2)
+        asked = self._encoder.encode([self._query.fill(query)], max_length)[0]
+        share = room // 2 if cut.query_tokens is None else min(room // 2, cut.query_tokens)
+        kept = self._query.cut(asked, self._query.least + share)
         prefix = self._prefix({"instruction": instructed, "query": kept})
         most = max_length - len(prefix) - len(self._after)
-        items = tuple(self._item(self._document.cut(ids, most), prefix) for ids in encoded)
-        return Encoded(items, tuple(len(ids) > most for ids in encoded), len(kept) < len(asked))
+        slot, items, truncated, chunks = self._document, [], [], []
+        for ids in encode_documents(self._encoder, documents, max_length, cut, slot.fill, slot.head, len(slot.tail)):
+            parts, lost = framed_pieces(ids, slot.head, slot.tail, most, cut)
+            items += [self._item(part, prefix) for part in parts]
+            truncated.append(lost)
+            chunks.append(len(parts))
+        return Encoded(tuple(items), tuple(truncated), len(kept) < len(asked), tuple(chunks))
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        return self._encoder.tokens(text, special)
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         raw: FloatArray = outputs[:, 0] if outputs.shape[1] == 1 else outputs[:, 0] - outputs[:, 1]

@@ -1,0 +1,135 @@
+"""The options that every rerank API here takes, whichever vendor named them, and what they mean to the core."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
+
+from reranker_serve.types import Cut, RerankRequest
+
+
+def _lower(value: object) -> object:
+    return value.lower() if isinstance(value, str) else value
+
+
+def _truncate_word(value: object) -> object:
+    """TEI and Voyage write a boolean; NIM, Pinecone and Cohere write which end goes, or NONE."""
+    if isinstance(value, bool):
+        return "end" if value else "none"
+    word = _lower(value)
+    return {"true": "end", "false": "none"}.get(word, word) if isinstance(word, str) else word
+
+
+def _json_object(value: object) -> object:
+    """Xinference's clients send `kwargs` as JSON in a string."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value or "{}")
+    except (ValueError, RecursionError):
+        raise ValueError("must be a JSON object, or one written as a string") from None
+
+
+Side = Annotated[
+    Literal["left", "right"], BeforeValidator(_lower, json_schema_input_type=Literal["left", "right", "Left", "Right"])
+]
+Truncate = Annotated[
+    Literal["end", "start", "none"],
+    BeforeValidator(_truncate_word, json_schema_input_type=bool | Literal["END", "START", "NONE"]),
+]
+
+
+class Instructed(BaseModel):
+    """An object of which only the instruction is read."""
+
+    instruction: str | None = None
+
+
+class Options(BaseModel):
+    """What a caller may ask beside the query and the documents. Null means: not given."""
+
+    model_config = ConfigDict(protected_namespaces=())
+
+    model: str | None = Field(None, description="checked only in strict mode, where another name than ours is 404")
+    instruction: str | None = Field(
+        None,
+        validation_alias=AliasChoices("instruction", "instruct"),
+        description="what counts as relevant; an error on models that take none",
+    )
+    chat_template_kwargs: Instructed | None = Field(None, description="its `instruction` counts as `instruction`")
+    max_length: int | None = Field(None, ge=1, description="narrows the server's limit of tokens of one pair")
+    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="as `max_length`; -1 is the server's limit")
+    max_tokens_per_doc: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=AliasChoices("max_tokens_per_doc", "max_doc_length"),
+        description="tokens of a document that are read at most; 0 is no limit but the model's",
+    )
+    max_tokens_per_query: int | None = Field(
+        None,
+        ge=0,
+        validation_alias=AliasChoices("max_tokens_per_query", "max_query_length"),
+        description="tokens of the query that are read at most; 0 is no limit but the model's",
+    )
+    truncation_side: Side | None = Field(
+        None,
+        validation_alias=AliasChoices("truncation_side", "truncation_direction"),
+        description="which end a long document loses; `right` when not given",
+    )
+    truncate: Truncate | None = Field(
+        None,
+        validation_alias=AliasChoices("truncate", "truncation"),
+        description="false or `NONE`: a text that does not fit is an error; `START`: it loses its beginning",
+    )
+    max_chunks_per_doc: int | None = Field(
+        None,
+        ge=1,
+        description="cut a long document into up to so many overlapping chunks; the best one's score counts,"
+        " and `chunks` of each result tells how many were read",
+    )
+    overlap_tokens: int | None = Field(
+        None, ge=0, description="tokens that neighbouring chunks share; an eighth of a chunk when not given"
+    )
+    priority: int | None = Field(None, description="a lower number is computed earlier; 0 when not given")
+    use_activation: bool | None = Field(
+        None,
+        validation_alias=AliasChoices("use_activation", "activation", "softmax"),
+        description="false: scores on the model's own scale, as with `raw_scores`",
+    )
+    raw_scores: bool | None = Field(None, description="true: scores on the model's own scale instead of 0 to 1")
+    kwargs: Annotated[
+        Instructed | None, BeforeValidator(_json_object, json_schema_input_type=str | dict[str, Any] | None)
+    ] = Field(None, description="an object, or one written as JSON in a string; its `instruction` counts")
+
+
+def core_request(
+    options: Options, query: str, texts: tuple[str, ...], top_n: int | None = None, raw_scores: bool = False
+) -> RerankRequest:
+    """The core request that these options ask for; 0 and null of a limit are none."""
+    limits = [limit for limit in (options.max_length, options.truncate_prompt_tokens) if limit not in (None, -1)]
+    given = (options, options.chat_template_kwargs, options.kwargs)
+    return RerankRequest(
+        query=query,
+        documents=texts,
+        top_n=top_n or None,
+        model=options.model,
+        instruction=next((part.instruction for part in given if part and part.instruction), None),
+        max_length=min((limit for limit in limits if limit is not None), default=None),
+        raw_scores=raw_scores or bool(options.raw_scores) or options.use_activation is False,
+        truncate=options.truncate != "none",
+        cut=Cut(
+            side="left" if options.truncate == "start" else options.truncation_side or "right",
+            query_tokens=options.max_tokens_per_query or None,
+            document_tokens=options.max_tokens_per_doc or None,
+            chunks=options.max_chunks_per_doc or 1,
+            overlap=options.overlap_tokens,
+        ),
+        priority=options.priority or 0,
+    )
+
+
+def chunk_count(options: Options, chunks: int) -> dict[str, int]:
+    """What a result says of a document's chunks: their number, to those who asked for chunks."""
+    return {} if options.max_chunks_per_doc is None else {"chunks": chunks}

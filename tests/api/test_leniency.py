@@ -1,0 +1,153 @@
+"""What clients send beyond the letter of an API is understood."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import httpx
+import pytest
+
+from reranker_serve.api.body import validate
+from reranker_serve.api.dialects import all_dialects
+from reranker_serve.backends.fake import FakeBackend
+from reranker_serve.types import EncodedItem
+from tests.api.test_dialects import WORDS
+from tests.api.test_states import queue_holds
+from tests.conftest import Connect, Gate
+
+QUERY = "blue whale"
+TEXTS = ["a red fox", "the blue whale"]
+
+
+async def indexes(connect: Connect, path: str, body: dict[str, Any]) -> list[int]:
+    async with connect() as client:
+        reply = await client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+    return [row["index"] for row in reply.json()["results"]]
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+async def test_null_means_not_given_for_every_optional_field(dialect: Any, connect: Connect) -> None:
+    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
+    plain = {ask: QUERY, texts: TEXTS}
+    nulls = {name: None for name in dialect.body.model_fields if name not in plain}
+    assert dialect.to_core(validate(nulls | plain, dialect.body)) == dialect.to_core(validate(plain, dialect.body))
+    async with connect() as client:
+        reply = await client.post(dialect.paths[0].replace("{model:path}", "m"), json=nulls | plain)
+    assert reply.status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"top_n": 3},
+        {"top_n": 10**6},
+        {"top_n": "2"},
+        {"return_documents": "true"},
+        {"return_documents": "false"},
+        {"documents": [{"text": text} for text in TEXTS]},
+        {"documents": [{"content": text} for text in TEXTS]},
+        {"documents": [{"content": [{"type": "text", "text": text}]} for text in TEXTS]},
+        {"documents": [TEXTS[0], {"title": TEXTS[1]}], "rank_fields": ["title"]},
+        {"query": {"text": QUERY}},
+        {"query": {"content": QUERY}},
+        {"query": {"content": [{"type": "text", "text": "blue"}, {"type": "text", "text": "whale"}]}},
+        {"model": "gpt-4"},
+        {"unknown": {"a": [1]}, "extra_body": None},
+        {"kwargs": "{}"},
+        {"kwargs": ""},
+        {"truncate": True},
+        {"truncate": "END"},
+        {"truncation_direction": "Right"},
+        {"priority": -3},
+        {"max_chunks_per_doc": 1024, "overlap_tokens": 80},
+        {"max_tokens_per_doc": 0, "max_tokens_per_query": 0, "truncate_prompt_tokens": -1},
+    ],
+)
+@pytest.mark.parametrize("path", ["/rerank", "/v1/rerank", "/v2/rerank", "/api/v1/rerank"])
+async def test_it_is_understood(path: str, changes: dict[str, Any], connect: Connect) -> None:
+    assert await indexes(connect, path, {"query": QUERY, "documents": TEXTS, **changes}) == [1, 0]
+
+
+async def test_one_string_is_one_document(connect: Connect) -> None:
+    assert await indexes(connect, "/v1/rerank", {"query": QUERY, "documents": "the blue whale"}) == [0]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"documents": [{"image": "https://example.com/a.png"}]}, "document 0 has no text"),
+        ({"documents": [{"content": [{"type": "image_url", "image_url": {}}]}]}, "document 0 has no text"),
+        ({"query": {"image": "x"}}, "query"),
+        ({"kwargs": "{"}, "kwargs"),
+        ({"kwargs": "[1]"}, "kwargs"),
+        ({"truncate": "MIDDLE"}, "truncate"),
+        ({"truncation_side": "top"}, "truncation_side"),
+        ({"max_chunks_per_doc": 0}, "max_chunks_per_doc"),
+        ({"priority": "soon"}, "priority"),
+        ({"truncate_prompt_tokens": -2}, "truncate_prompt_tokens"),
+        ({"top_n": -1}, "top_n"),
+    ],
+)
+async def test_what_cannot_be_understood_is_named(changes: dict[str, Any], said: str, connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.post("/v1/rerank", json={"query": QUERY, "documents": TEXTS, **changes})
+    assert reply.status_code == 400
+    assert said in reply.json()["detail"]
+
+
+async def test_of_what_waits_the_lower_priority_is_computed_first(connect: Connect, gate: Gate) -> None:
+    computed: list[int] = []
+
+    def note(items: Sequence[EncodedItem]) -> None:
+        gate(items)
+        computed.extend(len(item) for item in items)
+
+    async def ask(client: httpx.AsyncClient, words: int, priority: int | None) -> None:
+        body = {"query": "a", "documents": ["b " * words], "priority": priority}
+        assert (await client.post("/v2/rerank", json=body)).status_code == 200
+
+    async with connect(FakeBackend(note, batch_token_cap=8)) as client:
+        tasks = [asyncio.create_task(ask(client, 2, None))]
+        await gate.entered()
+        waiting = 0
+        for words, priority in ((8, 7), (9, None), (10, -7)):
+            tasks.append(asyncio.create_task(ask(client, words, priority)))
+            waiting += words + 2
+            await queue_holds(waiting, client)
+        gate.open()
+        await asyncio.gather(*tasks)
+    assert computed == [4, 12, 11, 10]
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Connect) -> None:
+    class NotANumber(FakeBackend):
+        def forward(self, items: Sequence[EncodedItem]) -> Any:
+            return super().forward(items) * float("nan")
+
+    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
+    async with connect(NotANumber()) as client:
+        reply = await client.post(dialect.paths[0].replace("{model:path}", "m"), json={ask: QUERY, texts: TEXTS})
+    assert reply.status_code == (424 if dialect.name == "tei" else 500)
+    assert "no finite score for document 0" in reply.text
+    assert "NaN" not in reply.text
+
+
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+async def test_overload_is_429_with_whole_seconds_in_every_dialect(dialect: Any, connect: Connect, gate: Gate) -> None:
+    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
+    async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20") as client:
+        first = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 6]}))
+        await gate.entered()
+        second = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 16]}))
+        await queue_holds(18, client)
+        path = dialect.paths[0].replace("{model:path}", "m")
+        refused = await client.post(path, json={ask: QUERY, texts: TEXTS})
+        gate.open()
+        await asyncio.gather(first, second)
+    assert refused.status_code == 429
+    assert refused.headers["Retry-After"].isdecimal()
+    assert "overloaded" in refused.json()["detail"]
