@@ -8,13 +8,14 @@ from pathlib import Path
 import httpx
 import pytest
 
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects import Dialect, all_dialects
 from reranker_serve.settings import Settings, environment_name, markdown_table
+from tests.api.write_pages import generated, page_of
 from tests.conftest import Connect
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text()
-DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").glob("*.md")))
+DOCS = README + "".join(path.read_text() for path in sorted((ROOT / "docs").rglob("*.md")))
 
 
 def test_the_settings_table_of_the_readme_is_the_generated_one() -> None:
@@ -54,13 +55,23 @@ async def test_the_replies_of_the_readme_have_the_fields_of_real_ones(connect: C
 
 
 def test_relative_links_lead_somewhere() -> None:
-    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").glob("*.md")]
+    pages = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")]
     for page in pages:
         for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
             assert link.startswith("http") or (page.parent / link).exists(), f"{page.name}: {link}"
 
 
-def test_every_dialect_is_in_the_readme() -> None:
+@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+def test_every_dialect_has_a_page_with_its_fields_and_examples(dialect: Dialect) -> None:
+    page = page_of(dialect).read_text()
+    assert generated(dialect) in page, "run python -m tests.api.write_pages"
+    assert "## Notes" in page
+
+
+def test_every_dialect_is_in_the_readme_and_every_path_in_the_overview() -> None:
+    overview = (ROOT / "docs" / "api.md").read_text()
     for dialect in all_dialects():
+        assert f"(docs/api/{dialect.name}.md)" in README
+        assert f"(api/{dialect.name}.md)" in overview
         for path in dialect.paths:
-            assert f"`POST {path}`" in README
+            assert f"`{path.replace(':path', '')}`" in overview
