@@ -46,6 +46,7 @@ REQUESTS: dict[str, dict[str, dict[str, Any]]] = {
         "Texts": {"query": QUERY, "texts": TEXTS, "return_text": True},
         "Raw scores": {"query": QUERY, "texts": TEXTS, "raw_scores": True, "truncate": True},
     },
+    "tei_predict": {"A pair": {"inputs": [QUERY, TEXTS[1]]}, "Pairs": {"inputs": [[QUERY, text] for text in TEXTS]}},
     "hf": {"Texts": {"query": QUERY, "texts": TEXTS, "top_k": 1}},
     "voyage": {
         "Strings": {"model": "rerank-2.5", "query": QUERY, "documents": TEXTS, "top_k": 1, "return_documents": True},

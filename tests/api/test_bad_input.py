@@ -16,7 +16,7 @@ PATHS = [
     path.replace("{model:path}", "vendor/model")
     for dialect in all_dialects()
     for path in dialect.paths
-    if dialect.name != "vllm_score"
+    if dialect.name not in ("vllm_score", "tei_predict")
 ]
 # Where documents are understood in the words of the usual dialects.
 USUAL = ["/rerank", "/v1/rerank", "/v2/rerank", "/api/v1/rerank", "/vllm/rerank", "/voyage/v1/rerank", "/ranking"]

@@ -160,14 +160,21 @@ def request_or_error(dialect: Dialect, body: bytes) -> RerankRequest | ScoreRequ
 
 
 # Each dialect's words for: query, documents, and the best n.
-WORDS = {
+WORDS: dict[str, tuple[str | None, str, str | None]] = {
     "mixedbread": ("query", "input", "top_k"),
     "tei": ("query", "texts", None),
     "hf": ("query", "texts", "top_k"),
     "nim": ("query", "passages", None),
     "voyage": ("query", "documents", "top_k"),
     "vllm_score": ("queries", "documents", None),
+    "tei_predict": (None, "inputs", None),
 }
+
+
+def body_in(dialect: Dialect, query: str, documents: list[Any]) -> dict[str, Any]:
+    """A query and its documents in a dialect's words."""
+    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
+    return {texts: [[query, text] for text in documents]} if ask is None else {ask: query, texts: documents}
 
 
 @given(
@@ -192,8 +199,8 @@ def test_every_dialect_asks_the_same_of_the_core(
 ) -> None:
     requests = set()
     for dialect in all_dialects():
-        ask, texts, best = WORDS.get(dialect.name, ("query", "documents", "top_n"))
-        body = {ask: query, texts: documents, "model": "m", **options} | ({best: top_n} if best else {})
+        best = WORDS.get(dialect.name, ("query", "documents", "top_n"))[2]
+        body = {**body_in(dialect, query, documents), "model": "m", **options} | ({best: top_n} if best else {})
         core = dialect.to_core(validate(parse_object(json.dumps(body).encode()), dialect.body))
         core = core.requests[0] if isinstance(core, ScoreRequest) else core
         # Those without the best n return all; NIM always gives raw scores.

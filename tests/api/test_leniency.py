@@ -13,7 +13,7 @@ from reranker_serve.api.body import validate
 from reranker_serve.api.dialects import all_dialects
 from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.types import EncodedItem
-from tests.api.test_dialects import WORDS
+from tests.api.test_dialects import body_in
 from tests.api.test_states import queue_holds
 from tests.conftest import Connect, Gate
 
@@ -30,8 +30,7 @@ async def indexes(connect: Connect, path: str, body: dict[str, Any]) -> list[int
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
 async def test_null_means_not_given_for_every_optional_field(dialect: Any, connect: Connect) -> None:
-    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
-    plain = {ask: QUERY, texts: TEXTS}
+    plain = body_in(dialect, QUERY, TEXTS)
     nulls = {name: None for name in dialect.body.model_fields if name not in plain}
     assert dialect.to_core(validate(nulls | plain, dialect.body)) == dialect.to_core(validate(plain, dialect.body))
     async with connect() as client:
@@ -128,24 +127,22 @@ async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Con
         def forward(self, items: Sequence[EncodedItem]) -> Any:
             return super().forward(items) * float("nan")
 
-    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
     async with connect(NotANumber()) as client:
-        reply = await client.post(dialect.paths[0].replace("{model:path}", "m"), json={ask: QUERY, texts: TEXTS})
-    assert reply.status_code == (424 if dialect.name == "tei" else 500)
+        reply = await client.post(dialect.paths[0].replace("{model:path}", "m"), json=body_in(dialect, QUERY, TEXTS))
+    assert reply.status_code == (424 if dialect.statuses == "tei" else 500)
     assert "no finite score for document 0" in reply.text
     assert "NaN" not in reply.text
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
 async def test_overload_is_429_with_whole_seconds_in_every_dialect(dialect: Any, connect: Connect, gate: Gate) -> None:
-    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
     async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20") as client:
         first = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 6]}))
         await gate.entered()
         second = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 16]}))
         await queue_holds(18, client)
         path = dialect.paths[0].replace("{model:path}", "m")
-        refused = await client.post(path, json={ask: QUERY, texts: TEXTS})
+        refused = await client.post(path, json=body_in(dialect, QUERY, TEXTS))
         gate.open()
         await asyncio.gather(first, second)
     assert refused.status_code == 429

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from reranker_serve.api.dialects import Dialect, all_dialects
-from tests.api.test_dialects import WORDS
+from tests.api.test_dialects import WORDS, body_in
 from tests.conftest import Connect
 
 QUERY = "which whale is blue"
@@ -16,6 +16,7 @@ TEXTS = ["a red fox", "fox " * 12 + "which whale is blue", "fox " * 900 + "which
 
 # A field, its value, and what comes with it in both requests; the reply must differ.
 CASES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
+    "inputs": [([[QUERY, TEXTS[0]]], {})],
     "max_length": [(10, {})],
     "truncate_prompt_tokens": [(10, {})],
     "max_tokens_per_doc": [(3, {})],
@@ -83,17 +84,15 @@ async def content_of(connect: Connect, dialect: Dialect, body: dict[str, Any]) -
 async def test_a_field_that_is_taken_changes_the_reply(dialect: Dialect, field: str, connect: Connect) -> None:
     if field == "top_n" and WORDS.get(dialect.name, ("", "", "top_n"))[2] == "top_k":
         field = "top_k"
-    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
     for value, beside in CASES[field]:
         documents: list[Any] = [{"text": text, "other": "blue"} for text in TEXTS] if field == "rank_fields" else TEXTS
-        plain = {ask: QUERY, texts: documents, **beside}
+        plain = {**body_in(dialect, QUERY, documents), **beside}
         assert await content_of(connect, dialect, plain) != await content_of(connect, dialect, plain | {field: value})
 
 
 @pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
 async def test_a_field_that_is_listed_as_ignored_changes_nothing(dialect: Dialect, connect: Connect) -> None:
-    ask, texts, _ = WORDS.get(dialect.name, ("query", "documents", "top_n"))
-    plain = {ask: QUERY, texts: TEXTS}
+    plain = body_in(dialect, QUERY, TEXTS)
     assert not set(dialect.ignored) & set(dialect.body.model_fields)
     for field in dialect.ignored:
         got = await content_of(connect, dialect, plain | {field: 1})

@@ -140,6 +140,7 @@ def all_dialects() -> tuple[Dialect, ...]:
         nim,
         pinecone,
         tei,
+        tei_predict,
         vllm,
         vllm_score,
         voyage,
@@ -161,4 +162,5 @@ def all_dialects() -> tuple[Dialect, ...]:
         cohere_v1.DIALECT,
         native.DIALECT,
         vllm_score.DIALECT,
+        tei_predict.DIALECT,
     )

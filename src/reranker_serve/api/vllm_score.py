@@ -11,7 +11,8 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialects import Dialect, Reply
 from reranker_serve.api.documents import Documents, document_texts
-from reranker_serve.api.options import Options, chunk_count, core_request
+from reranker_serve.api.options import Options, chunk_count
+from reranker_serve.api.pairs import score_request
 from reranker_serve.api.superset import usage
 from reranker_serve.errors import InvalidRequest, NoDocuments
 from reranker_serve.types import RerankResult, ScoreRequest
@@ -39,16 +40,7 @@ def to_core(body: ScoreBody) -> ScoreRequest:
         queries = queries * len(documents)
     if len(queries) != len(documents):
         raise InvalidRequest(f"{len(queries)} queries and {len(documents)} documents do not pair up", "documents")
-    positions: dict[str, list[int]] = {}
-    for position, query in enumerate(queries):
-        positions.setdefault(query, []).append(position)
-    return ScoreRequest(
-        tuple(
-            core_request(body, query, tuple(documents[position] for position in of_query))
-            for query, of_query in positions.items()
-        ),
-        tuple(tuple(of_query) for of_query in positions.values()),
-    )
+    return score_request(body, list(zip(queries, documents, strict=True)))
 
 
 def from_core(result: RerankResult, body: ScoreBody, reply: Reply) -> dict[str, Any]:
