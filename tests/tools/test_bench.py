@@ -238,7 +238,7 @@ def test_a_sweep_prints_a_table_and_draws_the_curve(
     assert "40 req/s" in printed.out
     assert "80 req/s" in printed.out
     assert "p99 stays within 5000 ms up to 80 requests/s" in printed.out
-    assert "20/20" in printed.err, "no progress bar"
+    assert "/20 [" in printed.err, "no progress bar"
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
