@@ -20,7 +20,7 @@ LAYERS = [
     ["types", "errors"],
     ["settings", "telemetry"],
     ["families", "backends"],
-    ["engine"],
+    ["engine", "cache"],
     ["service", "loader"],
     ["lifecycle"],
     ["api"],

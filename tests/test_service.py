@@ -43,7 +43,7 @@ async def test_best_first_and_ties_by_index() -> None:
 
 async def test_equal_documents_are_computed_once_and_counted_once() -> None:
     backend = FakeBackend()
-    async with serving(backend) as reranker:
+    async with serving(backend, cache_entries="0") as reranker:
         result = await reranker.rerank(ask())
         distinct = await reranker.rerank(ask(documents=tuple(dict.fromkeys(DOCUMENTS))))
     assert backend.computed == 3 + 3

@@ -27,7 +27,7 @@ def test_the_defaults() -> None:
     assert settings.api_key is None
     assert (settings.cpu_threads, settings.strict_model) == (None, False)
     assert (settings.max_documents, settings.max_body_bytes, settings.max_queue_tokens) == (10_000, 2**25, 2_000_000)
-    assert settings.request_timeout == 300
+    assert (settings.cache_entries, settings.request_timeout) == (100_000, 300)
 
 
 def test_the_environment_wins_over_the_file_and_empty_means_not_set(tmp_path: Path) -> None:
@@ -59,6 +59,7 @@ MALFORMED = [
     ("MAX_BODY_BYTES", "1k", "integer"),
     ("MAX_BODY_BYTES", "1000", "1024"),
     ("MAX_QUEUE_TOKENS", "-5", "greater"),
+    ("CACHE_ENTRIES", "-1", "greater"),
     ("PORT", "80\n81", "integer"),
     ("API_KEY", ",,", "at least one key"),
     ("API_KEY", " , ", "at least one key"),

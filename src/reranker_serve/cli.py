@@ -1,4 +1,4 @@
-"""The command line: `reranker-serve serve | download | daemon | evaluate | verify | settings`.
+"""The command line: `reranker-serve serve | download | daemon | bench | evaluate | verify | settings`.
 
 A flag of `serve` is the environment variable of the same name, set for this process and its
 workers; flags and variables derive from the same fields of `Settings`.
@@ -20,6 +20,7 @@ from reranker_serve.errors import RerankerError
 from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.tools import evaluate, verify
+from reranker_serve.tools.bench import command as bench
 
 _TOOLS = (
     ("evaluate", evaluate, "measure ranking quality on a judged collection"),
@@ -70,6 +71,10 @@ def _parser() -> argparse.ArgumentParser:
         _add_settings(command)
         tool.add_arguments(command)
         command.set_defaults(run=partial(_tool, tool.run))
+
+    load = commands.add_parser("bench", help="measure a running rerank server under load")
+    bench.add_arguments(load)
+    load.set_defaults(run=bench.run)
 
     settings = commands.add_parser("settings", help="print the table of settings")
     settings.set_defaults(run=_settings)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from reranker_serve.cache import Key, PairScore, ScoreCache, pair_keys
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.errors import (
@@ -40,18 +41,29 @@ from reranker_serve.types import (
 
 # Tokenizing releases the interpreter lock; two threads keep a large request from holding up a small one.
 _TOKENIZER_THREADS = 2
+# Above this many characters, cache keys are made on a tokenizer thread, so that other callers do not wait for it.
+_LARGE_REQUEST_CHARACTERS = 256 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class _Computed:
+    """One pass through tokenizer and model."""
+
+    scores: tuple[PairScore, ...]
+    tokens: int
+    tokenize_seconds: float
+    queue_seconds: float
+    inference_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class _Scored:
+    """A score a document, and what was computed for this request: nothing if all were known."""
+
+    scores: tuple[PairScore, ...]
     raw: FloatArray
-    truncated: tuple[bool, ...]
-    chunks: tuple[int, ...]
-    query_truncated: bool
     prompt_tokens: int
-    tokenize_seconds: float
-    queue_seconds: float
-    inference_seconds: float
+    passes: tuple[_Computed, ...]
 
 
 class Reranker:
@@ -75,6 +87,9 @@ class Reranker:
             on_queue=metrics.queue_tokens.set,
         )
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        entries = settings.cache_entries
+        self._cache = ScoreCache(entries, metrics.cache_hits.inc, metrics.cache_misses.inc) if entries else None
+        self._model_facts = _model_facts(scorer)
         self.engine.start()
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
@@ -117,31 +132,61 @@ class Reranker:
         self._tokenizers.shutdown()
 
     async def _score(self, request: RerankRequest, max_length: int) -> _Scored:
-        """Equal documents are encoded and computed once."""
+        """Equal documents are computed once, and those whose score is known not at all."""
         self.engine.check_open()
         unique = {text: position for position, text in enumerate(dict.fromkeys(request.documents))}
-        positions = [unique[text] for text in request.documents]
+        documents = list(unique)
+        passes: list[_Computed] = []
+
+        async def compute(wanted: Sequence[str]) -> Sequence[PairScore]:
+            passes.append(await self._compute(request, wanted, max_length))
+            return passes[-1].scores
+
+        if self._cache is None:
+            found = await compute(documents)
+        else:
+            keys = await self._keys(request, documents, max_length)
+            texts = dict(zip(keys, documents, strict=True))
+            found = await self._cache.get(keys, lambda some: compute([texts[key] for key in some]), request.priority)
+        scores = tuple(found[unique[text]] for text in request.documents)
+        return _Scored(
+            scores,
+            np.array([score.raw for score in scores], dtype=np.float32),
+            sum(score.tokens for score in found) + max(score.shared_tokens for score in found),
+            tuple(passes),
+        )
+
+    async def _keys(self, request: RerankRequest, documents: Sequence[str], max_length: int) -> list[Key]:
+        options = repr((max_length, self._instruction(request), request.truncate, request.cut))
+
+        def make() -> list[Key]:
+            return pair_keys((self._model_facts, options), request.query, documents)
+
+        if sum(map(len, documents)) < _LARGE_REQUEST_CHARACTERS:
+            return make()
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, make)
+
+    async def _compute(self, request: RerankRequest, documents: Sequence[str], max_length: int) -> _Computed:
         start = time.perf_counter()
-        encoded = await self._encode(request, list(unique), max_length)
+        encoded = await self._encode(request, documents, max_length)
         tokenized = time.perf_counter()
         if not request.truncate:
-            _check_nothing_lost(encoded, positions, max_length)
+            _check_nothing_lost(encoded, documents, request.documents, max_length)
         job = await asyncio.wrap_future(self.engine.submit(encoded.items, request.priority))
         raw = self.scorer.family.combine(job.outputs)
-        chunks = encoded.chunks or (1,) * len(unique)
-        return _Scored(
-            _best_chunks(raw, chunks)[positions],
-            tuple(encoded.truncated[position] for position in positions),
-            tuple(chunks[position] for position in positions),
-            encoded.query_truncated,
+        return _Computed(
+            _pair_scores(encoded, raw, len(documents)),
             count_tokens(encoded.items),
             tokenized - start,
             job.queue_seconds,
             job.inference_seconds,
         )
 
-    async def _encode(self, request: RerankRequest, documents: list[str], max_length: int) -> Encoded:
-        instruction = request.instruction or self._settings.instruction
+    def _instruction(self, request: RerankRequest) -> str | None:
+        return request.instruction or self._settings.instruction
+
+    async def _encode(self, request: RerankRequest, documents: Sequence[str], max_length: int) -> Encoded:
+        instruction = self._instruction(request)
 
         def encode() -> Encoded:
             return self.scorer.family.encode(
@@ -180,24 +225,25 @@ class Reranker:
         return RerankResult(
             model=self.scorer.info.name,
             ranking=tuple(
-                RankedDocument(index, float(scores[index]), scored.truncated[index], scored.chunks[index])
+                RankedDocument(index, float(scores[index]), scored.scores[index].truncated, scored.scores[index].chunks)
                 for index in best_first.tolist()
             ),
-            query_truncated=scored.query_truncated,
+            query_truncated=any(score.query_truncated for score in scored.scores),
             usage=Usage(scored.prompt_tokens),
             timings=Timings(
-                tokenize_ms=scored.tokenize_seconds * 1e3,
-                queue_ms=scored.queue_seconds * 1e3,
-                inference_ms=scored.inference_seconds * 1e3,
+                tokenize_ms=sum(each.tokenize_seconds for each in scored.passes) * 1e3,
+                queue_ms=sum(each.queue_seconds for each in scored.passes) * 1e3,
+                inference_ms=sum(each.inference_seconds for each in scored.passes) * 1e3,
                 total_ms=seconds * 1e3,
             ),
         )
 
     def _observe(self, scored: _Scored, documents: int) -> None:
         self._metrics.pairs.inc(documents)
-        self._metrics.tokens.inc(scored.prompt_tokens)
-        self._metrics.queue_seconds.observe(scored.queue_seconds)
-        self._metrics.inference_seconds.observe(scored.inference_seconds)
+        for each in scored.passes:
+            self._metrics.tokens.inc(each.tokens)
+            self._metrics.queue_seconds.observe(each.queue_seconds)
+            self._metrics.inference_seconds.observe(each.inference_seconds)
 
 
 def token_budget(scorer: Scorer, settings: Settings) -> int:
@@ -213,20 +259,36 @@ def _check_finite(raw: FloatArray) -> None:
         raise InferenceFailed(f"the model gave no finite score for document {int(np.argmin(finite))}")
 
 
-def _check_nothing_lost(encoded: Encoded, positions: list[int], max_length: int) -> None:
+def _model_facts(scorer: Scorer) -> str:
+    """What of the model changes a score, if only in its last bits."""
+    info, family, backend = scorer.info, scorer.family, scorer.backend
+    model = (info.name, info.revision, info.architecture, family.name, family.prompt, family.readout)
+    return repr((*model, backend.device, backend.dtype, backend.attention))
+
+
+def _pair_scores(encoded: Encoded, raw: FloatArray, documents: int) -> tuple[PairScore, ...]:
+    """One a document, from one raw score a chunk; the items of the documents are the last ones."""
+    chunks = encoded.chunks or (1,) * documents
+    own = encoded.items[len(encoded.items) - sum(chunks) :]
+    starts = np.cumsum((0, *chunks[:-1]))
+    tokens = np.add.reduceat([len(item) for item in own], starts).tolist()
+    shared = count_tokens(encoded.items) - sum(tokens)
+    # The best chunk's score is the document's; a NaN stays one.
+    best = np.maximum.reduceat(raw, starts).tolist()
+    return tuple(
+        PairScore(best[i], encoded.truncated[i], chunks[i], tokens[i], shared, encoded.query_truncated)
+        for i in range(documents)
+    )
+
+
+def _check_nothing_lost(encoded: Encoded, documents: Sequence[str], requested: Sequence[str], max_length: int) -> None:
     limit = f"does not fit (at most {max_length} tokens a pair), and truncation is off"
     if encoded.query_truncated:
         raise TooLong(f"the query {limit}", "query")
-    for index, position in enumerate(positions):
-        if encoded.truncated[position]:
+    lost = {text for text, truncated in zip(documents, encoded.truncated, strict=True) if truncated}
+    for index, text in enumerate(requested):
+        if text in lost:
             raise TooLong(f"document {index} {limit}", "documents")
-
-
-def _best_chunks(raw: FloatArray, chunks: tuple[int, ...]) -> FloatArray:
-    """[chunks of all documents] -> [documents]; a NaN stays one."""
-    starts = np.cumsum((0, *chunks[:-1]))
-    best: FloatArray = np.maximum.reduceat(raw, starts)
-    return best
 
 
 def _merge(request: ScoreRequest, results: Sequence[RerankResult], total_ms: float) -> RerankResult:

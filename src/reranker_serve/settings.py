@@ -80,6 +80,12 @@ class Settings(BaseModel):
     max_queue_tokens: int = Field(
         2_000_000, ge=1, description="most tokens waiting to be computed; beyond it callers get 429"
     )
+    cache_entries: int = Field(
+        100_000,
+        ge=0,
+        le=100_000_000,
+        description="scores kept for pairs that are asked again, about 0.3 kB each; 0 computes every pair",
+    )
     request_timeout: float = Field(
         300.0, gt=0, le=86_400, description="seconds after which a request is given up with 504"
     )

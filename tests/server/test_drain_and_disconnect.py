@@ -42,7 +42,7 @@ def slow_model(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("slow_model")
 def test_sigterm_answers_everything_admitted_then_exits_with_success(tmp_path: Path) -> None:
-    with running(tmp_path, FAKE_SERVER) as server, ThreadPoolExecutor(4) as callers:
+    with running(tmp_path, FAKE_SERVER, cache_entries="0") as server, ThreadPoolExecutor(4) as callers:
         server.wait_ready()
         replies = [callers.submit(rerank, server.url) for _ in range(4)]
         until(lambda: metric(server.url, "reranker_queue_tokens") > 200)
@@ -100,7 +100,8 @@ def test_a_request_over_its_time_gets_504_and_its_rest_is_dropped(tmp_path: Path
 
 @pytest.mark.usefixtures("slow_model")
 def test_overload_is_refused_at_once_with_whole_seconds_to_wait(tmp_path: Path) -> None:
-    with running(tmp_path, FAKE_SERVER, max_queue_tokens="200") as server, ThreadPoolExecutor(3) as callers:
+    limits = {"max_queue_tokens": "200", "cache_entries": "0"}
+    with running(tmp_path, FAKE_SERVER, **limits) as server, ThreadPoolExecutor(3) as callers:
         server.wait_ready()
         first = callers.submit(rerank, server.url)
         until(lambda: metric(server.url, "reranker_queue_tokens") > 60)

@@ -35,6 +35,10 @@ class Metrics:
         )
         self.pairs = Counter("reranker_pairs", "Documents scored.", registry=registry)
         self.tokens = Counter("reranker_tokens", "Tokens the model read.", registry=registry)
+        self.cache_hits = Counter(
+            "reranker_cache_hits", "Distinct pairs of a request that were not computed for it.", registry=registry
+        )
+        self.cache_misses = Counter("reranker_cache_misses", "Pairs that were not in the cache.", registry=registry)
         self.queue_tokens = Gauge(
             "reranker_queue_tokens",
             "Tokens admitted and not yet computed.",

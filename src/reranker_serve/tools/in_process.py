@@ -16,7 +16,11 @@ Ask = Callable[[RerankRequest], RerankResult]
 
 
 def run_in_process(scorer: Scorer, settings: Settings, work: Callable[[Ask], Answer]) -> Answer:
-    """`work(ask)` on a thread, where `ask` answers requests through the same service as the server's."""
+    """`work(ask)` on a thread, where `ask` answers requests through the same service as the server's.
+
+    Every pair is computed: what is measured here must not come from the score cache.
+    """
+    settings = settings.model_copy(update={"cache_entries": 0})
 
     async def run() -> Answer:
         loop = asyncio.get_running_loop()

@@ -1,0 +1,1 @@
+"""`reranker-serve bench URL`: a load generator for any rerank server."""
