@@ -16,6 +16,7 @@ from transformers.utils import logging as transformers_logging
 from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
 from reranker_serve.backends.architectures import ARCHITECTURES
+from reranker_serve.backends.linear import bfloat16_product, pack_linear_layers, works
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
 from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, NextTokenReadout, PooledReadout, Readout
@@ -44,6 +45,8 @@ class TorchBackend:
         self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
         self._readout = readout
         self._forward, self.attention = _choose_forward(model, readout, device)
+        if device == "cpu" and model.dtype is torch.bfloat16 and works(bfloat16_product, model.dtype):
+            pack_linear_layers(model.base_model, bfloat16_product)
 
     def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
         try:

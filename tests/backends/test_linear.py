@@ -1,0 +1,76 @@
+"""Linear layers laid out for the processor compute what the ordinary ones do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from reranker_serve.backends.linear import bfloat16_product, pack_linear_layers, works
+from reranker_serve.types import EncodedItem
+from tests.checkpoints import load_scorer, save_cross_encoder
+
+
+@pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 48, 96), (7, 96, 48), (300, 48, 48), (1030, 64, 128)])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_product_is_the_layers(rows: int, inner: int, outer: int, bias: bool) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(inner, outer, bias=bias).bfloat16()
+    x = torch.randn(rows, inner).bfloat16()
+    with torch.inference_mode():
+        got = bfloat16_product(layer.weight.detach(), layer.bias.detach() if bias else None)(x)
+        torch.testing.assert_close(got, layer(x), atol=0.02, rtol=0.02)
+
+
+class Block(nn.Module):
+    """Three layers that share an input, and one that does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(16, 32), nn.Linear(16, 8), nn.Linear(16, 8)
+        self.o_proj = nn.Linear(32, 16, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        out: torch.Tensor = self.o_proj(q + torch.cat([k, v, k, v], dim=-1))
+        return out
+
+
+def test_layers_that_share_an_input_become_one_product() -> None:
+    torch.manual_seed(0)
+    block = Block()
+    inputs = [torch.randn(1, 9, 16) for _ in range(3)]
+    with torch.inference_mode():
+        expected = [block(x) for x in inputs]
+        pack_linear_layers(block, bfloat16_product)
+        assert not any(isinstance(module, nn.Linear) for module in block.modules())
+        for x, wanted in zip(inputs, expected, strict=True):
+            torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=0)
+            torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=0)
+
+
+def test_kernels_that_are_missing_or_wrong_are_noticed() -> None:
+    def missing(weight: torch.Tensor, bias: torch.Tensor | None) -> object:
+        raise NotImplementedError
+
+    assert works(bfloat16_product, torch.bfloat16)
+    assert not works(missing, torch.bfloat16)  # type: ignore[arg-type]
+    assert not works(lambda weight, bias: lambda x: x @ weight.T, torch.bfloat16)
+
+
+def test_a_loaded_model_gives_the_same_scores_batch_after_batch(tmp_path: Path) -> None:
+    from reranker_serve.backends.torch import inspect_machine
+
+    if not inspect_machine().cpu_bfloat16:
+        pytest.skip("this processor does not multiply bfloat16")
+    scorer = load_scorer(save_cross_encoder("bert", tmp_path), use_fp16="true")
+    exact = load_scorer(tmp_path)
+    random = np.random.default_rng(0)
+    batches = [[EncodedItem(random.integers(5, 60, 9, dtype=np.int32), 4)] for _ in range(3)]
+    first = [scorer.backend.forward(batch) for batch in batches]
+    assert all(np.array_equal(scorer.backend.forward(batch), row) for batch, row in zip(batches, first, strict=True))
+    for batch, row in zip(batches, first, strict=True):
+        np.testing.assert_allclose(row, exact.backend.forward(batch), atol=0.1, rtol=0)
