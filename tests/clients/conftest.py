@@ -76,11 +76,14 @@ def full_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose model is busy for an hour and whose queue is full."""
     script = str(ROOT / "tests" / "server" / "fake_server.py")
     settings = {"SECONDS_PER_BATCH": "3600", "BATCH_TOKENS": "8", "RERANKER_MAX_QUEUE_TOKENS": "64"}
+    settings["RERANKER_REQUEST_TIMEOUT"] = "3600"
     settings["RERANKER_MODEL_NAME"] = "sentence-transformers/all-MiniLM-L6-v2"
     with serving(tmp_path_factory.mktemp("full"), script, **settings) as url:
-        waiting = [post_and_leave(url, ["word " * 50]) for _ in range(2)]
+        waiting = [post_and_leave(url, [f"{word} " * 50]) for word in ("one", "two")]  # equal ones would be shared
         metrics = {"Authorization": f"Bearer {KEY}"}
-        while "reranker_queue_tokens 52.0" not in httpx.get(f"{url}/metrics", headers=metrics).text:
+        deadline = time.monotonic() + 30
+        while "reranker_queue_tokens 52.0" not in (page := httpx.get(f"{url}/metrics", headers=metrics).text):
+            assert time.monotonic() < deadline, page
             time.sleep(0.05)
         yield url
         for connection in waiting:
