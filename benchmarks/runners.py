@@ -187,6 +187,7 @@ class Infinity(HttpServer):
         options = ["--model-id", str(self.folder), "--served-model-name", "measured", "--engine", "torch"]
         # BetterTransformer needs a package that its own pins leave out, and compiling is for GPUs.
         options += ["--device", "cpu", "--no-bettertransformer", "--no-compile", "--host", "127.0.0.1"]
+        options += ["--no-model-warmup"]  # minutes of self-measurement; it is warmed up here like everyone
         program = [str(python), str(python.parent / "infinity_emb"), "v2", *options, "--port", str(port)]
         quiet = {"INFINITY_ANONYMOUS_USAGE_STATS": "0", "DO_NOT_TRACK": "1", "HF_HUB_OFFLINE": "1"}
         return program, quiet | {"OMP_NUM_THREADS": str(cores())}
