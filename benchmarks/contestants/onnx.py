@@ -1,0 +1,80 @@
+"""ONNX Runtime: the checkpoint exported once, in float32 and with dynamic int8 quantization."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import versions
+from benchmarks.contestants.reference import PairwiseRuntime
+
+
+def export(folder: Path) -> Path:
+    """`onnx/model.onnx` beside the checkpoint, made if it is not there yet."""
+    path = folder / "onnx" / "model.onnx"
+    if path.exists():
+        return path
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    class Logits(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
+            return logits
+
+    path.parent.mkdir(exist_ok=True)
+    ids = torch.randint(5, 100, (3, 17))
+    mask = torch.ones_like(ids)
+    mask[1, 9:] = 0
+    free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
+    with torch.inference_mode():
+        torch.onnx.export(
+            Logits(),
+            (ids, mask),
+            str(path),
+            input_names=["input_ids", "attention_mask"],
+            output_names=["logits"],
+            dynamic_shapes={"input_ids": free, "attention_mask": free},
+            dynamo=True,
+            verbose=False,
+        )
+    return path
+
+
+class Onnx(PairwiseRuntime):
+    def prepare(self) -> dict[str, str]:
+        import onnxruntime
+
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        self._session: Any = onnxruntime.InferenceSession(str(self.graph()), options, ["CPUExecutionProvider"])
+        self.load_tokenizer()
+        return versions("onnxruntime", "transformers") | {"precision": self.precision}
+
+    precision = "float32"
+
+    def graph(self) -> Path:
+        return export(self.folder)
+
+    def forward(self, inputs: dict[str, Any]) -> list[float]:
+        logits: list[float] = self._session.run(None, inputs)[0][:, 0].tolist()
+        return logits
+
+
+class OnnxInt8(Onnx):
+    """`quantize_dynamic` with its defaults."""
+
+    precision = "int8 dynamic"
+
+    def graph(self) -> Path:
+        exported = export(self.folder)
+        path = exported.with_name("model-int8.onnx")
+        if not path.exists():
+            from onnxruntime.quantization import QuantType, quantize_dynamic
+
+            quantize_dynamic(exported, path, weight_type=QuantType.QInt8, use_external_data_format=True)
+        return path

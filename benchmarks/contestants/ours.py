@@ -1,0 +1,74 @@
+"""This project, in-process: the same service as behind HTTP, without HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+
+from benchmarks.contestants import versions
+from benchmarks.pairs import Request
+
+
+def settings_of(folder: Path, threads: int, max_length: int, quantization: str | None) -> dict[str, str]:
+    """The server's settings in a measurement. Raises `RuntimeError` where it has no such quantization."""
+    from reranker_serve.settings import Settings
+
+    values = {
+        "RERANKER_MODEL_PATH": str(folder),
+        "RERANKER_MAX_LENGTH": str(max_length),
+        "RERANKER_CPU_THREADS": str(threads),
+        "RERANKER_DEVICE": "cpu",
+        "RERANKER_CACHE_ENTRIES": "0",
+        "RERANKER_USE_OFFLINE_MODE": "true",
+        "RERANKER_LOG_LEVEL": "WARNING",
+    }
+    if quantization:
+        if "quantization" not in Settings.model_fields:
+            raise RuntimeError("this version has no RERANKER_QUANTIZATION")
+        values["RERANKER_QUANTIZATION"] = quantization
+    return values
+
+
+class Ours:
+    """Default precision."""
+
+    quantization: str | None = None
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+        self._values = settings_of(folder, threads, max_length, self.quantization)
+        self._loop = asyncio.new_event_loop()
+
+    def prepare(self) -> dict[str, str]:
+        from reranker_serve.loader import load
+        from reranker_serve.service import Reranker
+        from reranker_serve.settings import load_settings
+        from reranker_serve.telemetry.metrics import Metrics
+
+        settings, _ = load_settings(self._values, env_file=Path("/nonexistent"))
+        scorer = load(settings)
+        threading.Thread(target=self._loop.run_forever, daemon=True).start()
+        self._reranker = Reranker(scorer, settings, Metrics())
+        backend = scorer.backend
+        return versions("reranker-serve", "torch", "transformers") | {
+            "precision": backend.dtype,
+            "attention": backend.attention,
+        }
+
+    def tune(self, requests: Sequence[Request]) -> str:
+        return ""
+
+    def score(self, requests: Sequence[Request]) -> list[list[float]]:
+        from reranker_serve.tools.in_process import in_order
+        from reranker_serve.types import RerankRequest, RerankResult
+
+        async def all_at_once() -> list[RerankResult]:
+            asked = [RerankRequest(request.query, request.documents, raw_scores=True) for request in requests]
+            return await asyncio.gather(*(self._reranker.rerank(request) for request in asked))
+
+        return [in_order(result) for result in asyncio.run_coroutine_threadsafe(all_at_once(), self._loop).result()]
+
+
+class OursInt8(Ours):
+    quantization = "int8"

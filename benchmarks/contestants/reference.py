@@ -1,0 +1,191 @@
+"""sentence-transformers as its users call it, and transformers written out plainly, both in float32."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks.contestants import versions
+from benchmarks.pairs import Pair, Request, by_request, in_sorted_batches, pairs_of
+
+_BATCH = 32
+# https://huggingface.co/Qwen/Qwen3-Reranker-0.6B, "Transformers Usage"
+_YES_NO_PREFIX = (
+    "<|im_start|>system\nJudge whether the Document meets the requirements based on the Query and the Instruct"
+    ' provided. Note that the answer can only be "yes" or "no".<|im_end|>\n<|im_start|>user\n'
+)
+_YES_NO_SUFFIX = "<|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_INSTRUCTION = "Given a web search query, retrieve relevant passages that answer the query"
+
+
+class SentenceTransformers:
+    """`CrossEncoder.predict` with its defaults; an embedding model as its `util.cos_sim`. All pairs in one call."""
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+        self._folder, self._kind, self._threads, self._max_length = folder, kind, threads, max_length
+
+    def prepare(self) -> dict[str, str]:
+        import torch
+
+        torch.set_num_threads(self._threads)
+        if self._kind == "yes_no":
+            raise RuntimeError("its CrossEncoder needs a chat template that this checkpoint does not have")
+        from sentence_transformers import CrossEncoder, SentenceTransformer
+
+        folder = str(self._folder)
+        if self._kind == "embedding":
+            self._embedder = SentenceTransformer(folder, device="cpu")
+        else:
+            self._encoder = CrossEncoder(folder, device="cpu", max_length=self._max_length)
+        return versions("sentence-transformers", "torch", "transformers") | {"precision": "float32"}
+
+    def tune(self, requests: Sequence[Request]) -> str:
+        return ""
+
+    def score(self, requests: Sequence[Request]) -> list[list[float]]:
+        import torch
+
+        if self._kind == "embedding":
+            return [self._cosines(request) for request in requests]
+        scores = self._encoder.predict(
+            pairs_of(requests), activation_fn=torch.nn.Identity(), show_progress_bar=False
+        ).tolist()
+        return by_request(scores, requests)
+
+    def _cosines(self, request: Request) -> list[float]:
+        from sentence_transformers.util import cos_sim
+
+        vectors = self._embedder.encode([request.query, *request.documents], show_progress_bar=False)
+        cosines: list[float] = cos_sim(vectors[:1], vectors[1:])[0].tolist()
+        return cosines
+
+
+class Transformers:
+    """The published recipe: padded batches of 32 in the order given."""
+
+    batch = _BATCH
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+        self._folder, self._kind, self._threads, self._max_length = folder, kind, threads, max_length
+
+    def prepare(self) -> dict[str, str]:
+        import torch
+        import transformers
+
+        torch.set_num_threads(self._threads)
+        kinds = {
+            "cross_encoder": transformers.AutoModelForSequenceClassification,
+            "embedding": transformers.AutoModel,
+            "yes_no": transformers.AutoModelForCausalLM,
+        }
+        left = {"padding_side": "left"} if self._kind == "yes_no" else {}
+        self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self._folder, **left)
+        self._model: Any = kinds[self._kind].from_pretrained(self._folder, dtype=torch.float32).eval()
+        return versions("torch", "transformers") | {"precision": "float32", "batch": str(self.batch)}
+
+    def tune(self, requests: Sequence[Request]) -> str:
+        return ""
+
+    def score(self, requests: Sequence[Request]) -> list[list[float]]:
+        import torch
+
+        with torch.inference_mode():
+            if self._kind == "embedding":
+                return [self._cosines(request) for request in requests]
+            work = self._classify if self._kind == "cross_encoder" else self._ask
+            pairs = pairs_of(requests)
+            batches = [pairs[start : start + self.batch] for start in range(0, len(pairs), self.batch)]
+            return by_request([score for batch in batches for score in work(batch)], requests)
+
+    def _classify(self, batch: list[Pair]) -> list[float]:
+        queries, documents = [query for query, _ in batch], [document for _, document in batch]
+        inputs = self._tokenizer(
+            queries, documents, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
+        )
+        logits: list[float] = self._model(**inputs).logits[:, 0].tolist()
+        return logits
+
+    def _ask(self, batch: list[Pair]) -> list[float]:
+        prefix, suffix, yes, no = (
+            self._tokenizer.encode(text, add_special_tokens=False)
+            for text in (_YES_NO_PREFIX, _YES_NO_SUFFIX, "yes", "no")
+        )
+        room = self._max_length - len(prefix) - len(suffix)
+        bodies = [f"<Instruct>: {_INSTRUCTION}\n<Query>: {query}\n<Document>: {text}" for query, text in batch]
+        ids = self._tokenizer(bodies, add_special_tokens=False)["input_ids"]
+        inputs = self._tokenizer.pad(
+            {"input_ids": [[*prefix, *body[:room], *suffix] for body in ids]}, padding=True, return_tensors="pt"
+        )
+        logits = self._model(**inputs, logits_to_keep=1).logits[:, -1]
+        difference: list[float] = (logits[:, yes[0]] - logits[:, no[0]]).tolist()
+        return difference
+
+    def _cosines(self, request: Request) -> list[float]:
+        import torch
+
+        texts, vectors = [request.query, *request.documents], []
+        for start in range(0, len(texts), self.batch):
+            inputs = self._tokenizer(
+                texts[start : start + self.batch],
+                padding=True,
+                truncation=True,
+                max_length=self._max_length,
+                return_tensors="pt",
+            )
+            mask = inputs["attention_mask"][:, :, None]
+            vectors.append((self._model(**inputs).last_hidden_state * mask).sum(1) / mask.sum(1))
+        unit = torch.nn.functional.normalize(torch.cat(vectors), dim=1)
+        cosines: list[float] = (unit[1:] @ unit[0]).tolist()
+        return cosines
+
+
+class Exact(Transformers):
+    """One sequence at a time, no padding: what score differences are taken from. Not a peer."""
+
+    batch = 1
+
+
+class PairwiseRuntime:
+    """A classifier in another runtime: padded batches of like length, of the size that was fastest."""
+
+    sizes = (1, 4, 8, 32)
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+        if kind != "cross_encoder":
+            raise RuntimeError("it is measured with classifiers only")
+        self.folder, self.threads, self._max_length = folder, threads, max_length
+        self._size = 4
+
+    def load_tokenizer(self) -> None:
+        from transformers import AutoTokenizer
+
+        self._tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
+
+    def forward(self, inputs: dict[str, Any]) -> list[float]:
+        """numpy int64 `input_ids` and `attention_mask`, [batch, length] -> a logit each."""
+        raise NotImplementedError
+
+    def tune(self, requests: Sequence[Request]) -> str:
+        """Each batch size in turn on the same pairs; the fastest stays."""
+        import time
+
+        seconds = {}
+        self.score(requests)  # warm-up
+        for size in self.sizes:
+            self._size = size
+            start = time.perf_counter()
+            self.score(requests)
+            seconds[size] = time.perf_counter() - start
+        self._size = min(seconds, key=lambda size: seconds[size])
+        return f"batch {self._size}"
+
+    def score(self, requests: Sequence[Request]) -> list[list[float]]:
+        return by_request(in_sorted_batches(pairs_of(requests), self._size, self._classify), requests)
+
+    def _classify(self, batch: list[Pair]) -> list[float]:
+        queries, documents = [query for query, _ in batch], [document for _, document in batch]
+        inputs = self._tokenizer(
+            queries, documents, padding=True, truncation=True, max_length=self._max_length, return_tensors="np"
+        )
+        return self.forward({name: inputs[name] for name in ("input_ids", "attention_mask")})

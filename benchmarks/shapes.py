@@ -1,0 +1,168 @@
+"""Checkpoints of published shapes with random weights, as a model folder that every peer loads.
+
+Speed does not depend on the weights. `python -m benchmarks.shapes NAME FOLDER` writes one.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+# Of the logits of a few sample pairs, about as in published rerankers.
+_LOGIT_DEVIATION = 3.0
+_SAMPLE = re.findall(r"\w+", "the light of the sun makes sugar in a leaf and a market fell on monday because of water")
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """A model's dimensions; `attention` is heads times head size, `kv` that of keys and values.
+
+    `vocabulary` is the published number of rows, if the tokenizer has fewer entries.
+    """
+
+    name: str
+    kind: Literal["cross_encoder", "embedding", "yes_no"]
+    tokenizer: str | None
+    layers: int
+    hidden: int
+    intermediate: int
+    attention: int
+    kv: int
+    vocabulary: int = 0
+    gated: bool = False
+    max_length: int = 512
+
+    @property
+    def layer_parameters(self) -> int:
+        """Of the matrices of all layers, embeddings excluded."""
+        attention = self.hidden * (2 * self.attention + 2 * self.kv)
+        return self.layers * (attention + (3 if self.gated else 2) * self.hidden * self.intermediate)
+
+    def operations(self, tokens: int) -> float:
+        """One sequence through the layers: `2 P L + 4 n L^2 H`."""
+        return 2.0 * self.layer_parameters * tokens + 4.0 * self.layers * tokens**2 * self.attention
+
+
+SHAPES = {
+    shape.name: shape
+    for shape in (
+        Shape("xlm-r-base", "cross_encoder", "xlm-roberta-base-reconstructed", 12, 768, 3072, 768, 768, 250_002),
+        Shape("xlm-r-large", "cross_encoder", "xlm-roberta-base-reconstructed", 24, 1024, 4096, 1024, 1024, 250_002),
+        Shape("demo", "embedding", None, 6, 384, 1536, 384, 384),
+        Shape("qwen3-0.6b", "yes_no", "qwen3", 28, 1024, 3072, 2048, 1024, 151_936, gated=True, max_length=1024),
+        # For trying the tools out: nothing can be learned from its numbers.
+        Shape("tiny", "cross_encoder", "xlm-roberta-base-reconstructed", 2, 64, 128, 64, 64),
+    )
+}
+
+
+def checkpoint(shape: Shape, work: Path, data: Path) -> Path:
+    """The shape's model folder below `work`, made if it is not there yet."""
+    import subprocess
+
+    if shape.tokenizer is None:
+        from reranker_serve.demo import demo_folder
+
+        return demo_folder()
+    folder = work / "shapes" / shape.name
+    if not (folder / "done").exists():
+        command = [sys.executable, "-m", "benchmarks.shapes", shape.name, str(folder)]
+        # In a process of its own: this one stays small and without torch's threads.
+        subprocess.run(command, check=True, env=os.environ | {"RR_TEST_DATA": str(data)})
+    return folder
+
+
+def save(shape: Shape, folder: Path, data: Path) -> None:
+    """Write the checkpoint of a shape that has a tokenizer."""
+    import torch
+    from transformers import AutoTokenizer
+
+    assert shape.tokenizer is not None
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    for file in (data / "tokenizers" / shape.tokenizer).iterdir():
+        shutil.copyfile(file, folder / file.name)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    torch.manual_seed(0)
+    model = (_yes_no if shape.kind == "yes_no" else _classifier)(shape, tokenizer)
+    model.eval()
+    _spread_out(model)
+    if shape.kind == "cross_encoder":
+        _scale_head(model, tokenizer)
+    model.save_pretrained(folder)
+    (folder / "done").touch()
+
+
+def _classifier(shape: Shape, tokenizer: Any) -> Any:
+    from transformers import AutoModelForSequenceClassification, XLMRobertaConfig
+
+    config = XLMRobertaConfig(  # type: ignore[call-arg]
+        vocab_size=max(len(tokenizer), shape.vocabulary),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=max(1, shape.attention // 64),
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=514,
+        type_vocab_size=1,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def _yes_no(shape: Shape, tokenizer: Any) -> Any:
+    from transformers import AutoModelForCausalLM, Qwen3Config
+
+    config = Qwen3Config(
+        vocab_size=max(len(tokenizer), shape.vocabulary),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.attention // 128,
+        num_key_value_heads=shape.kv // 128,
+        head_dim=128,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=40960,
+        rope_parameters={"rope_type": "default", "rope_theta": 1_000_000.0},
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForCausalLM.from_config(config)
+
+
+def _spread_out(model: Any) -> None:
+    """Matrices that keep the size of what passes, so that every layer matters to the score."""
+    import torch
+
+    with torch.no_grad():
+        for module in model.modules():
+            if isinstance(module, torch.nn.Linear):
+                module.weight.normal_(0, 1 / math.sqrt(module.in_features))
+        embeddings = model.get_input_embeddings().weight
+        embeddings.normal_(0, 1 / math.sqrt(embeddings.shape[1]))
+
+
+def _scale_head(model: Any, tokenizer: Any) -> None:
+    """Give the logits of sample pairs a mean of 0 and the usual spread, so that differences mean something."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    words = [[_SAMPLE[int(i)] for i in torch.randint(len(_SAMPLE), (40,), generator=generator)] for _ in range(16)]
+    encoded = tokenizer([" ".join(text[:8]) for text in words], [" ".join(text[8:]) for text in words], padding=True)
+    with torch.inference_mode():
+        ids, mask = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["attention_mask"])
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, 0]
+    with torch.no_grad():
+        head = model.classifier.out_proj
+        factor = _LOGIT_DEVIATION / logits.std()
+        head.weight.mul_(factor)
+        head.bias.fill_(float(-logits.mean() * factor))
+
+
+if __name__ == "__main__":
+    save(SHAPES[sys.argv[1]], Path(sys.argv[2]), Path(os.environ["RR_TEST_DATA"]))

@@ -1,0 +1,118 @@
+"""The arithmetic of the side-by-side benchmark, and a run of it that is too small to mean anything."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks.pairs import Pair, Request, by_request, first_pairs, in_sorted_batches, pairs_of
+from benchmarks.report import Measurement, ratios, row
+from benchmarks.shapes import SHAPES
+from benchmarks.workloads import WORKLOADS, Texts
+
+ROOT = Path(__file__).parents[2]
+REQUESTS = [Request("q", ("a", "bb", "ccc")), Request("r", ("dddd", "e"))]
+
+
+@pytest.fixture
+def data() -> Path:
+    folder = os.environ.get("RR_TEST_DATA")
+    if not folder:
+        pytest.skip("RR_TEST_DATA is not set: no real texts")
+    return Path(folder)
+
+
+def test_sorted_batches_give_scores_in_the_order_asked() -> None:
+    batches: list[list[Pair]] = []
+
+    def score(batch: list[Pair]) -> list[float]:
+        batches.append(batch)
+        return [float(len(document)) for _, document in batch]
+
+    assert by_request(in_sorted_batches(pairs_of(REQUESTS), 2, score), REQUESTS) == [[1, 2, 3], [4, 1]]
+    assert [len(batch) for batch in batches] == [2, 2, 1]
+    assert [document for batch in batches for _, document in batch] == ["dddd", "ccc", "bb", "a", "e"]
+
+
+@pytest.mark.parametrize(("pairs", "left"), [(9, [3, 2]), (4, [3, 1]), (3, [3]), (2, [2])])
+def test_a_part_of_a_round_is_its_first_pairs(pairs: int, left: list[int]) -> None:
+    kept = first_pairs(REQUESTS, pairs)
+    assert [len(request.documents) for request in kept] == left
+    assert pairs_of(kept) == pairs_of(REQUESTS)[:pairs]
+
+
+def measured(peer: str, number: int, operations: float, seconds: float) -> Measurement:
+    return Measurement(peer, number, 10, 100, operations, seconds)
+
+
+def test_ratios_are_taken_within_a_round_and_of_the_work_done() -> None:
+    base = "sentence-transformers"
+    # Round 1 was slow for both; in round 2 the baseline did only half of the texts.
+    measurements = [
+        *(measured("p", number, 8.0, seconds) for number, seconds in enumerate((1.0, 10.0, 1.0))),
+        *(measured(base, number, work, seconds) for number, (work, seconds) in enumerate([(8, 2), (8, 40), (4, 3)])),
+    ]
+    assert ratios("p", base, measurements) == (4.0, 2.0, 6.0)
+    assert ratios("p", "nobody", measurements) is None
+    found = row("p", {"precision": "bfloat16"}, measurements, {"float32": 1e-9, "bfloat16": 1.6e-8}, 0.1)
+    assert found.ceiling_share == pytest.approx(0.5)
+    assert found.pairs_per_second == 10
+
+
+def test_operations_are_those_of_the_published_shapes() -> None:
+    assert SHAPES["xlm-r-base"].layer_parameters == pytest.approx(85e6, rel=0.01)
+    assert SHAPES["xlm-r-large"].layer_parameters == pytest.approx(302e6, rel=0.01)
+    assert SHAPES["qwen3-0.6b"].layer_parameters == pytest.approx(440e6, rel=0.01)
+    assert SHAPES["xlm-r-base"].operations(100) == pytest.approx(2 * 85e6 * 100 + 4 * 12 * 100**2 * 768, rel=0.01)
+
+
+def test_workloads_have_the_lengths_they_say(data: Path) -> None:
+    texts = Texts(data / "tokenizers" / "xlm-roberta-base-reconstructed", data)
+    for name, callers, count in (("A", 1, 32), ("B", 8, 16), ("C", 1, 100), ("D", 1, 16), ("E", 1, 1000)):
+        assert (WORKLOADS[name].callers, WORKLOADS[name].documents) == (callers, count)
+    for request in texts.round(WORKLOADS["C"], 0):
+        assert all(abs(texts.tokens(document) - 30) <= 1 for document in request.documents)
+    lengths = [length for request in texts.round(WORKLOADS["D"], 0) for length in texts.pair_tokens(request)]
+    assert all(508 <= length <= 512 for length in lengths)
+    mixed = sorted(length for request in texts.round(WORKLOADS["B"], 0) for length in texts.pair_tokens(request))
+    assert mixed[0] < 60
+    assert mixed[-1] > 350
+    assert 150 < sum(mixed) / len(mixed) < 210
+
+
+def test_a_round_is_the_same_for_everyone_and_no_other_round(data: Path) -> None:
+    def documents(number: int) -> set[str]:
+        texts = Texts(data / "tokenizers" / "xlm-roberta-base-reconstructed", data)
+        return {document for request in texts.round(WORKLOADS["A"], number) for document in request.documents}
+
+    assert documents(0) == documents(0)
+    assert len(documents(0) & documents(1)) <= 2
+
+
+def test_a_run_names_who_took_part_and_who_did_not(data: Path, tmp_path: Path) -> None:
+    """Ours against plain transformers on a tiny model, and a peer whose environment cannot be installed."""
+    options = ["--shape", "tiny", "--workload", "A", "--rounds", "1", "--seconds", "1", "--reference-pairs", "4"]
+    options += ["--peer", "ours", "transformers", "infinity-http"]
+    options += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "results"), "--name", "small"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.peers", *options],
+        cwd=ROOT,
+        env=os.environ | {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "RR_TEST_DATA": str(data)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    (shape,) = json.loads((tmp_path / "results" / "small.json").read_text())["shapes"]
+    assert "cannot be installed" in shape["absent"]["infinity-http"]
+    (workload,) = shape["workloads"]
+    assert {found["peer"] for found in workload["rows"]} == {"ours", "transformers"}
+    exact = next(found for found in workload["rows"] if found["peer"] == "transformers")
+    assert exact["difference"] < 1e-3 < workload["spread"]
+    assert "| transformers | float32 |" in (tmp_path / "results" / "small.md").read_text()
