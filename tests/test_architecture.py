@@ -84,6 +84,7 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
     assert knowing == {
         "backends/architectures.py",
         "backends/layout.py",
+        "backends/int8.py",
         "backends/linear.py",
         "backends/packed.py",
         "backends/padded.py",

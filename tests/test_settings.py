@@ -55,6 +55,7 @@ MALFORMED = [
     ("USE_FP16", "half", "boolean"),
     ("STRICT_MODEL", "2", "boolean"),
     ("CPU_THREADS", "0", "greater"),
+    ("QUANTIZATION", "int4", "'int8'"),
     ("MAX_DOCUMENTS", "0", "greater"),
     ("MAX_BODY_BYTES", "1k", "integer"),
     ("MAX_BODY_BYTES", "1000", "1024"),

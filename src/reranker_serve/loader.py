@@ -50,6 +50,7 @@ def load(settings: Settings) -> Scorer:
         device=settings.device,
         half_precision=settings.use_fp16,
         threads=threads,
+        quantization=settings.quantization,
     )
     return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
 

@@ -68,6 +68,10 @@ class Settings(BaseModel):
         description="half precision where the device gains from it: float16 on CUDA, bfloat16 on a CPU that"
         " multiplies it natively, float32 elsewhere",
     )
+    quantization: Literal["none", "int8"] = Field(
+        "none",
+        description="`int8` multiplies in 8-bit integers on a CPU: faster, with scores that differ a little more",
+    )
     cpu_threads: int | None = Field(
         None, ge=1, le=1024, description="threads for the model on a CPU; all cores / `WORKERS` when not set"
     )

@@ -121,3 +121,13 @@ def test_a_model_that_packing_computes_differently_runs_padded(
     assert "packed and padded differ" in caplog.text
     batch = items(LENGTHS, [None] * len(LENGTHS))
     np.testing.assert_allclose(shifted.forward(batch), ordinary.forward(batch) + 1, atol=1e-5, rtol=0)
+
+
+def test_of_the_last_layer_only_the_rows_that_are_read_are_computed(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("xlm-roberta", tmp_path)).eval()
+    backend = TorchBackend(model, ClassifierReadout(1), "cpu")
+    rows = []
+    for layer in model.base_model.encoder.layer:
+        layer.output.register_forward_hook(lambda *found: rows.append(found[2].shape[1]))
+    backend.forward(items([7, 30, 5], [None, None, None]))
+    assert rows == [42] * (len(rows) - 1) + [3]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reranker_serve.types import ClassifierReadout, NextTokenReadout, Readout
 
@@ -21,11 +21,16 @@ Head = Callable[[Any, Tensor], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """`starts_after_padding`: positions count from pad_token_id + 1, as in RoBERTa."""
+    """`starts_after_padding`: positions count from pad_token_id + 1, as in RoBERTa.
+
+    `last_rowwise`: from the base model, the module of its last layer from which on every row
+    is computed by itself; it takes nothing but hidden states.
+    """
 
     head: Head
     starts_after_padding: bool = False
     causal: bool = False
+    last_rowwise: Callable[[Any], nn.Module] | None = None
 
 
 def _first_token_classifier(model: Any, rows: Tensor) -> Tensor:
@@ -53,11 +58,16 @@ def _language_model(model: Any, rows: Tensor) -> Tensor:
     return logits
 
 
+def _after_last_attention(base: Any) -> nn.Module:
+    module: nn.Module = base.encoder.layer[-1].attention.output
+    return module
+
+
 ARCHITECTURES: dict[str, Architecture] = {
-    "xlm-roberta": Architecture(_first_token_classifier, starts_after_padding=True),
-    "roberta": Architecture(_first_token_classifier, starts_after_padding=True),
-    "bert": Architecture(_bert),
-    "electra": Architecture(_first_token_classifier),
+    "xlm-roberta": Architecture(_first_token_classifier, starts_after_padding=True, last_rowwise=_after_last_attention),
+    "roberta": Architecture(_first_token_classifier, starts_after_padding=True, last_rowwise=_after_last_attention),
+    "bert": Architecture(_bert, last_rowwise=_after_last_attention),
+    "electra": Architecture(_first_token_classifier, last_rowwise=_after_last_attention),
     "distilbert": Architecture(_distilbert),
     "modernbert": Architecture(_modernbert),
     "qwen3": Architecture(_language_model, causal=True),

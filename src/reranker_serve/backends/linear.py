@@ -7,7 +7,8 @@ become one product.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +24,12 @@ _SHARING = (
 _TYPICAL_ROWS = 2048
 
 Product = Callable[[Tensor], Tensor]
-# (weight [out, in], bias [out] or None) -> their product with [rows, in]
-MakeProduct = Callable[[Tensor, Tensor | None], Product]
+
+
+class MakeProduct(Protocol):
+    """(weight [out, in], bias [out], greatest magnitudes of the input's channels [in]) -> product with [rows, in]."""
+
+    def __call__(self, weight: Tensor, bias: Tensor | None, peaks: Tensor | None = None) -> Product: ...
 
 
 class PackedLinear(nn.Module):
@@ -73,8 +78,8 @@ class SharedInputLinear(nn.Module):
         return self._shared.part(x, self._index)
 
 
-def bfloat16_product(weight: Tensor, bias: Tensor | None) -> Product:
-    """oneDNN's product with `weight` [out, in] in the layout its kernel wants."""
+def bfloat16_product(weight: Tensor, bias: Tensor | None, peaks: Tensor | None = None) -> Product:
+    """oneDNN's product with `weight` [out, in] in the layout its kernel wants; `peaks` do not matter to it."""
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
 
     def product(x: Tensor) -> Tensor:
@@ -96,16 +101,31 @@ def works(make: MakeProduct, dtype: torch.dtype) -> bool:
     return bool((got - expected).abs().max() < 0.02 * expected.abs().max())
 
 
-def pack_linear_layers(model: nn.Module, make: MakeProduct) -> None:
-    """Replace every linear layer below `model`, one after the other, so that memory never holds both kinds."""
-    for parent in list(model.modules()):
-        linear = {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
-        for names in _groups(linear):
-            _replace(parent, names, [linear.pop(name) for name in names], make)
+def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
+    """The layers that `pack_linear_layers` replaces, by their names in `model`."""
+    return {f"{prefix}.{name}": layer for prefix, _, layers in _parents(model) for name, layer in layers.items()}
 
 
-def _groups(linear: dict[str, nn.Linear]) -> Iterator[tuple[str, ...]]:
-    left = dict(linear)
+def pack_linear_layers(model: nn.Module, make: MakeProduct, peaks: Mapping[str, Tensor] | None = None) -> None:
+    """Replace the linear layers below `model`, one after the other, so that memory never holds both kinds.
+
+    `peaks`: by layer name, the greatest magnitude of each channel of its input.
+    """
+    for prefix, parent, layers in _parents(model):
+        for names in _groups(layers):
+            group = [layers.pop(name) for name in names]
+            _replace(parent, names, group, make, (peaks or {}).get(f"{prefix}.{names[0]}"))
+
+
+def _parents(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, nn.Linear]]]:
+    """Modules that hold linear layers, but for poolers, which see one row a sequence only."""
+    for prefix, parent in list(model.named_modules()):
+        if not prefix.endswith("pooler"):
+            yield prefix, parent, {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
+
+
+def _groups(layers: Mapping[str, nn.Linear]) -> Iterator[tuple[str, ...]]:
+    left = dict(layers)
     for names in _SHARING:
         if all(name in left for name in names):
             yield names
@@ -115,12 +135,14 @@ def _groups(linear: dict[str, nn.Linear]) -> Iterator[tuple[str, ...]]:
         yield (name,)
 
 
-def _replace(parent: nn.Module, names: Sequence[str], layers: Sequence[nn.Linear], make: MakeProduct) -> None:
+def _replace(
+    parent: nn.Module, names: Sequence[str], layers: Sequence[nn.Linear], make: MakeProduct, peaks: Tensor | None
+) -> None:
     weight = torch.cat([layer.weight.detach() for layer in layers])
     biases = [layer.bias for layer in layers if layer.bias is not None]
     bias = torch.cat([one.detach() for one in biases]) if len(biases) == len(layers) else None
     assert bias is not None or not biases, "of layers that share an input some have a bias and some not"
-    product = make(weight, bias)
+    product = make(weight, bias, peaks)
     if len(layers) == 1:
         setattr(parent, names[0], PackedLinear(product, layers[0].out_features))
         return

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -146,6 +146,12 @@ class PackedForward:
         self._causal = architecture.causal
         self._first_position = model.config.pad_token_id + 1 if architecture.starts_after_padding else 0
         self._token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
+        # Of the last layer only the rows that are read are computed, where these are few.
+        self._read_alone = architecture.last_rowwise is not None and self._pooling != "mean"
+        self._rows: Tensor | None = None
+        if architecture.last_rowwise is not None and self._read_alone:
+            module = architecture.last_rowwise(self._base)
+            module.register_forward_pre_hook(self._keep_rows, with_kwargs=True)
 
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
@@ -159,8 +165,21 @@ class PackedForward:
             inputs["token_type_ids"] = torch.from_numpy(types)[None].to(device)
         if self._causal:
             inputs["use_cache"] = False
-        hidden = self._base(**inputs, layout=layout).last_hidden_state[0]
-        return self._read(_pool(hidden, layout, self._pooling).to(self._rows_dtype)).float()
+        if self._read_alone:
+            self._rows = _read_rows(layout, self._pooling, device)
+        try:
+            hidden = self._base(**inputs, layout=layout).last_hidden_state[0]
+        finally:
+            self._rows = None
+        pooled = hidden if self._read_alone else _pool(hidden, layout, self._pooling)
+        return self._read(pooled.to(self._rows_dtype)).float()
+
+    def _keep_rows(self, _: nn.Module, states: tuple[Tensor, ...], named: dict[str, Tensor]) -> Any:
+        """Before the module from which on rows are computed by themselves."""
+        rows = self._rows
+        if rows is None:
+            return states, named
+        return tuple(part[:, rows] for part in states), {name: part[:, rows] for name, part in named.items()}
 
 
 def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
@@ -189,8 +208,13 @@ def _row(items: Sequence[EncodedItem], layout: Layout) -> NDArray[np.int64]:
 
 def _pool(hidden: Tensor, layout: Layout, mode: str) -> Tensor:
     """[tokens, hidden] -> [items, hidden], in the items' order."""
-    spans = [layout.spans[place] for place in layout.places]
     if mode == "mean":
+        spans = [layout.spans[place] for place in layout.places]
         return torch.stack([hidden[span.start : span.stop].float().mean(0) for span in spans])
-    at = [span.start if mode == "cls" else span.stop - 1 for span in spans]
-    return hidden[torch.tensor(at, device=hidden.device)]
+    return hidden[_read_rows(layout, mode, hidden.device)]
+
+
+def _read_rows(layout: Layout, mode: str, device: torch.device) -> Tensor:
+    """The row that is read of each item, for the modes `cls` and `last`."""
+    spans = [layout.spans[place] for place in layout.places]
+    return torch.tensor([span.start if mode == "cls" else span.stop - 1 for span in spans], device=device)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -16,7 +16,8 @@ from transformers.utils import logging as transformers_logging
 from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
 from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.linear import bfloat16_product, pack_linear_layers, works
+from reranker_serve.backends.int8 import channel_peaks, int8_product
+from reranker_serve.backends.linear import bfloat16_product, linear_layers, pack_linear_layers, works
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
 from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, NextTokenReadout, PooledReadout, Readout
@@ -33,19 +34,26 @@ _MODEL_KINDS: dict[type[Readout], Any] = {
     PooledReadout: AutoModel,
 }
 
+# Times four sequences, of 300 tokens together, that tell which channels are large.
+_PEAK_PROBES = 4
+
 Forward = Callable[[Sequence[EncodedItem]], Tensor]
+Quantization = Literal["none", "int8"]
 
 
 class TorchBackend:
     """Runs one model on one device. Build it with `load`."""
 
-    def __init__(self, model: Any, readout: Readout, device: str) -> None:
+    def __init__(self, model: Any, readout: Readout, device: str, quantization: Quantization = "none") -> None:
         self.device = device
         self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
         self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
         self._readout = readout
         self._forward, self.attention = _choose_forward(model, readout, device)
-        if device == "cpu" and model.dtype is torch.bfloat16 and works(bfloat16_product, model.dtype):
+        if quantization == "int8":
+            self.dtype = "int8"
+            pack_linear_layers(model.base_model, int8_product, self._channel_peaks(model))
+        elif device == "cpu" and model.dtype is torch.bfloat16 and works(bfloat16_product, model.dtype):
             pack_linear_layers(model.base_model, bfloat16_product)
 
     def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
@@ -63,27 +71,50 @@ class TorchBackend:
             _relieve_mps()
         return rows
 
+    def _channel_peaks(self, model: Any) -> dict[str, Tensor]:
+        probe = [item for seed in range(_PEAK_PROBES) for item in _probe_items(model.config, causal=False, seed=seed)]
+        return channel_peaks(linear_layers(model.base_model), lambda: self.forward(probe))
+
 
 _DEVICE_ERRORS: tuple[type[BaseException], ...] = tuple(
     kind for kind in (getattr(torch, "AcceleratorError", None),) if kind is not None
 )
 
 
-def load(folder: Path, readout: Readout, *, device: str | None, half_precision: bool, threads: int) -> TorchBackend:
+def load(
+    folder: Path,
+    readout: Readout,
+    *,
+    device: str | None,
+    half_precision: bool,
+    threads: int,
+    quantization: Quantization = "none",
+) -> TorchBackend:
     """Load the checkpoint in `folder` (safetensors only). Raises `ModelError` with one line."""
     torch.set_num_threads(threads)
     machine = inspect_machine()
     chosen = policy.choose_device(device, machine)
     dtype = getattr(torch, policy.choose_dtype(chosen, half_precision, machine))
+    check_quantization(quantization, chosen, dtype)
     if chosen == "cpu":
         policy.keep_freed_memory()
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
     model = _load_weights(folder, readout, dtype)
     try:
-        return TorchBackend(model.to(chosen).eval(), readout, chosen)
+        return TorchBackend(model.to(chosen).eval(), readout, chosen, quantization)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{folder} does not fit the memory of {chosen}: {str(error).splitlines()[0]}") from None
+
+
+def check_quantization(quantization: Quantization, device: str, dtype: torch.dtype) -> None:
+    """Raise `ModelError` where a quantization cannot be used."""
+    if quantization == "none":
+        return
+    if device != "cpu":
+        raise ModelError(f"RERANKER_QUANTIZATION=int8 is for a CPU, not for {device}: leave it unset")
+    if not works(int8_product, dtype):
+        raise ModelError("RERANKER_QUANTIZATION=int8 needs 8-bit kernels that are missing here: leave it unset")
 
 
 def inspect_machine() -> policy.Machine:
@@ -167,9 +198,9 @@ def _difference(got: Tensor, expected: Tensor, readout: Readout) -> float:
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
 
 
-def _probe_items(config: Any, causal: bool) -> list[EncodedItem]:
+def _probe_items(config: Any, causal: bool, seed: int = 0) -> list[EncodedItem]:
     """A few sequences of different lengths with ids the model knows; for causal models two share a prefix."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     longest = min(160, config.max_position_embeddings - 8)
     lengths = [longest, 3, max(4, longest // 2), max(4, longest // 5)]
     low, high = min(10, config.vocab_size - 2), config.vocab_size - 1
