@@ -53,7 +53,7 @@ class Settings(BaseModel):
         ge=1,
         le=65_536,
         description="inference batch: `BATCH_SIZE` x `MAX_LENGTH` tokens is the budget of one forward pass"
-        " (capped at 4,096 tokens on a CPU)",
+        " (capped at 2,048 tokens on a CPU)",
     )
     prompt: str | None = Field(
         None, description="name of the prompt template for a language model whose files do not tell which one it needs"

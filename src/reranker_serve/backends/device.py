@@ -13,8 +13,8 @@ from reranker_serve.errors import ModelError
 
 DType = Literal["float32", "bfloat16", "float16"]
 
-# Beyond this, activations leave the caches and a batch only makes others wait.
-CPU_BATCH_TOKENS = 4096
+# Beyond this nothing becomes faster, and a batch only makes others wait.
+CPU_BATCH_TOKENS = 2048
 
 # Apple's memory is shared with everything else on the machine.
 MPS_MEMORY_FRACTION = 0.7

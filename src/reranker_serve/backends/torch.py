@@ -96,15 +96,16 @@ def load(
     chosen = policy.choose_device(device, machine)
     dtype = getattr(torch, policy.choose_dtype(chosen, half_precision, machine))
     check_quantization(quantization, chosen, dtype)
-    if chosen == "cpu":
-        policy.keep_freed_memory()
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
     model = _load_weights(folder, readout, dtype)
     try:
-        return TorchBackend(model.to(chosen).eval(), readout, chosen, quantization)
+        backend = TorchBackend(model.to(chosen).eval(), readout, chosen, quantization)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{folder} does not fit the memory of {chosen}: {str(error).splitlines()[0]}") from None
+    if chosen == "cpu":
+        policy.keep_freed_memory()  # only now: what loading needed goes back to the system
+    return backend
 
 
 def check_quantization(quantization: Quantization, device: str, dtype: torch.dtype) -> None:
