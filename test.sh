@@ -34,4 +34,5 @@ fi
 "$bin/ruff" format --check .
 "$bin/mypy"
 "$bin/shellcheck" ./*.sh .ci/run
+"$bin/hadolint" Dockerfile
 exec "$bin/python" -m pytest tests/ "$@"

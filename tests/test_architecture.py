@@ -96,7 +96,14 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
 def test_only_the_settings_read_the_environment() -> None:
     # Elsewhere variables are set for libraries that read them, or a library's own one is read.
     reading = {str(path.relative_to(PACKAGE)) for path in MODULES if "os.environ" in path.read_text()}
-    assert reading == {"settings.py", "loader.py", "server.py", "cli.py", "telemetry/metrics.py"}
+    assert reading == {
+        "settings.py",
+        "loader.py",
+        "server.py",
+        "cli.py",
+        "telemetry/metrics.py",
+        "telemetry/tracing.py",
+    }
 
 
 def test_nothing_in_the_package_depends_on_the_fake_scorer() -> None:

@@ -51,6 +51,7 @@ MALFORMED = [
     ("REQUEST_TIMEOUT", "0", "greater"),
     ("REQUEST_TIMEOUT", "nan", "less than"),
     ("LOG_LEVEL", "verbose", "'INFO'"),
+    ("LOG_FORMAT", "xml", "'json'"),
     ("REQUEST_TIMEOUT", "inf", "less than"),
     ("USE_FP16", "half", "boolean"),
     ("STRICT_MODEL", "2", "boolean"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import NoReturn
@@ -21,6 +22,7 @@ from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
 from reranker_serve.lifecycle import Lifecycle
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.telemetry.tracing import Tracing, tracing_from_environment
 from reranker_serve.types import Scorer
 
 _DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
@@ -30,20 +32,28 @@ def _nothing() -> None:
     return None
 
 
-def create_app(settings: Settings, scorer: Scorer | None = None, on_failure: Callable[[], None] = _nothing) -> FastAPI:
+def create_app(
+    settings: Settings,
+    scorer: Scorer | None = None,
+    on_failure: Callable[[], None] = _nothing,
+    tracing: Tracing | None = None,
+) -> FastAPI:
     """The application for `settings`.
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
     answers 503 until then. `on_failure` is called, on the loading thread, when that fails.
+    `tracing` is what the OTEL_ variables configure unless given.
     """
     metrics = Metrics()
-    lifecycle = Lifecycle(settings, metrics, on_failure)
+    tracing = tracing or tracing_from_environment()
+    lifecycle = Lifecycle(settings, metrics, tracing, on_failure)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         lifecycle.start(scorer)
         yield
         await lifecycle.drain()
+        await asyncio.to_thread(tracing.close)
 
     app = FastAPIOffline(
         title="reranker-serve",
@@ -62,7 +72,7 @@ def create_app(settings: Settings, scorer: Scorer | None = None, on_failure: Cal
     # Added innermost first.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
     app.add_middleware(RequireKey, keys=settings.api_keys)
-    app.add_middleware(Boundary, dialects=dialects, metrics=metrics)
+    app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing)
     return app
 
 

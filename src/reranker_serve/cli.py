@@ -100,7 +100,7 @@ def _read_settings(parsed: argparse.Namespace) -> Settings:
         os.environ[environment_name("model_path")] = str(demo_folder())
         os.environ[environment_name("model_name")] = MODEL_NAME
     settings, warnings = load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     for warning in warnings:
         logger.warning("%s", warning)
     return settings

@@ -15,6 +15,7 @@ from reranker_serve.loader import load
 from reranker_serve.service import Reranker
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import Scorer
 
 logger = logging.getLogger(__name__)
@@ -33,9 +34,10 @@ class Problem:
 class Lifecycle:
     """Loads the model beside the running server, and drains it at the end."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, on_failure: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing, on_failure: Callable[[], None]) -> None:
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing
         self._on_failure = on_failure
         self._problem: Problem | None = Problem("loading", "the model is being loaded")
         self._reranker: Reranker | None = None
@@ -88,7 +90,7 @@ class Lifecycle:
     def _serve(self, scorer: Scorer) -> None:
         if self._problem is None or self._problem.state != "loading":
             return
-        self._reranker = Reranker(scorer, self._settings, self._metrics)
+        self._reranker = Reranker(scorer, self._settings, self._metrics, self._tracing)
         self._problem = None
         backend = scorer.backend
         logger.info(

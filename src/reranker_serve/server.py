@@ -40,7 +40,7 @@ def application() -> FastAPI:
         settings, warnings = load_settings()
     except SettingsError as error:
         raise SystemExit(f"error: {error}") from None
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     for warning in warnings:
         logger.warning("%s", warning)
     return create_app(settings, on_failure=_end_process)
@@ -49,7 +49,7 @@ def application() -> FastAPI:
 def worker_application() -> FastAPI:
     """The same for a worker, whose supervisor has reported the settings already."""
     settings, _ = load_settings()
-    configure_logging(settings.log_level)
+    configure_logging(settings.log_level, settings.log_format)
     return create_app(settings, on_failure=_end_process)
 
 

@@ -25,6 +25,7 @@ from reranker_serve.errors import (
 )
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import (
     Encoded,
     FloatArray,
@@ -71,16 +72,17 @@ class Reranker:
 
     tokenizer_threads = _TOKENIZER_THREADS
 
-    def __init__(self, scorer: Scorer, settings: Settings, metrics: Metrics) -> None:
+    def __init__(self, scorer: Scorer, settings: Settings, metrics: Metrics, tracing: Tracing | None = None) -> None:
         self.scorer = scorer
         self.token_budget = token_budget(scorer, settings)
         self._settings = settings
         self._metrics = metrics
+        self._tracing = tracing or Tracing()
         shortest, longest = scorer.family.max_length_bounds
         self._bounds = (shortest, longest)
         scheduler = Scheduler(settings.max_queue_tokens, turn_tokens=longest)
         self.engine = Engine(
-            scorer.backend,
+            self._tracing.traced(scorer.backend),
             scheduler,
             self.token_budget,
             on_batch=metrics.batch_tokens.observe,
@@ -168,11 +170,13 @@ class Reranker:
 
     async def _compute(self, request: RerankRequest, documents: Sequence[str], max_length: int) -> _Computed:
         start = time.perf_counter()
-        encoded = await self._encode(request, documents, max_length)
+        with self._tracing.tokenize():
+            encoded = await self._encode(request, documents, max_length)
         tokenized = time.perf_counter()
         if not request.truncate:
             _check_nothing_lost(encoded, documents, request.documents, max_length)
-        job = await asyncio.wrap_future(self.engine.submit(encoded.items, request.priority))
+        with self._tracing.queue(encoded.items):
+            job = await asyncio.wrap_future(self.engine.submit(encoded.items, request.priority))
         raw = self.scorer.family.combine(job.outputs)
         return _Computed(
             _pair_scores(encoded, raw, len(documents)),

@@ -26,6 +26,7 @@ _KUBERNETES_NAME = re.compile(r"RERANKER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_
 _KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
+LogFormat = Literal["text", "json"]
 
 
 class Settings(BaseModel):
@@ -94,6 +95,7 @@ class Settings(BaseModel):
         300.0, gt=0, le=86_400, description="seconds after which a request is given up with 504"
     )
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`")
+    log_format: LogFormat = Field("text", description="`text`, or `json`: one object a line")
 
     @field_validator("device", mode="before")
     @classmethod

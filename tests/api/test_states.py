@@ -179,7 +179,8 @@ async def test_each_request_has_one_access_line_without_its_text(
         await client.get("/health")
     scored, refused = access_lines(caplog)
     assert scored.startswith("POST /v1/rerank 200 ")
-    assert scored.endswith(" dialect=cohere_v1 documents=2 tokens=12 id=abc")
+    assert " dialect=cohere_v1 documents=2 tokens=12 queue_ms=" in scored
+    assert scored.endswith(" id=abc")
     assert refused.startswith("POST /rerank 400 ")
     assert " error=InvalidRequest " in refused
     assert "whale" not in scored + refused

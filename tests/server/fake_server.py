@@ -11,6 +11,6 @@ from reranker_serve.telemetry.logs import configure_logging
 seconds = float(os.environ.get("SECONDS_PER_BATCH", "0"))
 cap = int(os.environ.get("BATCH_TOKENS", "4096"))
 settings, _ = load_settings()
-configure_logging(settings.log_level)
+configure_logging(settings.log_level, settings.log_format)
 backend = FakeBackend(before_forward=lambda _: time.sleep(seconds), batch_token_cap=cap)
 raise SystemExit(serve(settings, scorer=fake_scorer(backend)))

@@ -59,7 +59,7 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Callable
         exchange.documents = _documents(core)
         serving = reranker()
         result = await _until_disconnect(request.receive, _answer(serving, core))
-        exchange.tokens = result.usage.prompt_tokens
+        exchange.tokens, exchange.timings = result.usage.prompt_tokens, result.timings
         reply = Reply(exchange.id, int(time.time()))
         content = await _off_loop(size, lambda: _json(dialect.from_core(result, body, reply)))
         return Response(content, media_type="application/json", headers=_compute_headers(serving, result, core))
