@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import NoReturn
 
 from fastapi import FastAPI
@@ -18,7 +17,7 @@ from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
-from reranker_serve.lifecycle import Lifecycle
+from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.types import Scorer
@@ -26,30 +25,24 @@ from reranker_serve.types import Scorer
 _DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
 
 
-def _nothing() -> None:
-    return None
-
-
-def create_app(settings: Settings, scorer: Scorer | None = None, on_failure: Callable[[], None] = _nothing) -> FastAPI:
-    """The application for `settings`.
+def create_app(settings: Settings, scorer: Scorer | None = None, process: Process = DETACHED) -> FastAPI:
+    """The application for `settings`, which may end or be signalled as `process` says.
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
-    answers 503 until then. `on_failure` is called, on the loading thread, when that fails.
+    answers 503 until then.
     """
     metrics = Metrics()
-    lifecycle = Lifecycle(settings, metrics, on_failure)
+    lifecycle = Lifecycle(settings, metrics, process)
 
-    @asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        lifecycle.start(scorer)
-        yield
-        await lifecycle.drain()
+    def lifespan(_: FastAPI) -> AbstractAsyncContextManager[None]:
+        return lifecycle.running(scorer)
 
     app = FastAPIOffline(
         title="reranker-serve",
         version=__version__,
         description=_DESCRIPTION,
-        docs_url="/docs",
+        docs_url="/docs" if settings.enable_docs else None,
+        openapi_url="/openapi.json" if settings.enable_docs else None,
         redoc_url=None,
         static_url="/docs/assets",
         lifespan=lifespan,
@@ -60,9 +53,9 @@ def create_app(settings: Settings, scorer: Scorer | None = None, on_failure: Cal
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)
     # Added innermost first.
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout)
     app.add_middleware(RequireKey, keys=settings.api_keys)
-    app.add_middleware(Boundary, dialects=dialects, metrics=metrics)
+    app.add_middleware(Boundary, dialects=dialects, metrics=metrics, leaving=lambda: lifecycle.leaving)
     return app
 
 
