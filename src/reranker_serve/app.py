@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import AbstractAsyncContextManager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -37,17 +38,7 @@ def create_app(settings: Settings, scorer: Scorer | None = None, process: Proces
     def lifespan(_: FastAPI) -> AbstractAsyncContextManager[None]:
         return lifecycle.running(scorer)
 
-    app = FastAPIOffline(
-        title="reranker-serve",
-        version=__version__,
-        description=_DESCRIPTION,
-        docs_url="/docs" if settings.enable_docs else None,
-        openapi_url="/openapi.json" if settings.enable_docs else None,
-        redoc_url=None,
-        static_url="/docs/assets",
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _as_request_error},
-    )
+    app = _application(settings.enable_docs, lifespan)
     dialects = DialectTable(all_dialects())
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)
@@ -57,6 +48,20 @@ def create_app(settings: Settings, scorer: Scorer | None = None, process: Proces
     app.add_middleware(RequireKey, keys=settings.api_keys)
     app.add_middleware(Boundary, dialects=dialects, metrics=metrics, leaving=lambda: lifecycle.leaving)
     return app
+
+
+def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    common: dict[str, Any] = {
+        "title": "reranker-serve",
+        "version": __version__,
+        "description": _DESCRIPTION,
+        "redoc_url": None,
+        "lifespan": lifespan,
+        "exception_handlers": {HTTPException: _as_request_error},
+    }
+    if not docs:
+        return FastAPI(docs_url=None, openapi_url=None, **common)
+    return FastAPIOffline(docs_url="/docs", static_url="/docs/assets", **common)
 
 
 async def _as_request_error(request: Request, error: Exception) -> NoReturn:
