@@ -4,6 +4,8 @@
 #   ./test.sh --clients   runs the tests with real client packages instead, against real servers;
 #                         they are installed into .venv-clients and .venv-clients-newest
 #
+#   ./test.sh --reliability   runs the long form of tests/reliability instead: minutes of load, 50 stops
+#
 # RR_TEST_DATA: a folder with real tokenizers and judged collections; tests that need it are
 # skipped, and say so, when it is not set.
 set -euo pipefail
@@ -29,6 +31,10 @@ if [ "${1:-}" = --clients ]; then
   clients .venv-clients tests/clients/requirements.txt "$@"
   clients .venv-clients-newest tests/clients/requirements-newest.txt "$@"
   exit
+fi
+if [ "${1:-}" = --reliability ]; then
+  shift
+  RELIABILITY=full exec "$bin/python" -m pytest tests/reliability "$@"
 fi
 "$bin/ruff" check .
 "$bin/ruff" format --check .

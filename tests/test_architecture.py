@@ -25,6 +25,7 @@ LAYERS = [
     ["lifecycle"],
     ["api"],
     ["app"],
+    ["connections"],
     ["server"],
     ["daemon", "demo", "tools"],
     ["cli"],

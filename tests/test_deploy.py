@@ -104,8 +104,8 @@ def test_the_commands_are_ones_of_the_command_line() -> None:
         assert callable(_parser().parse_args(arguments).run)
 
 
-def test_supervisors_wait_longer_than_a_request_may_take() -> None:
-    timeout = Settings.model_fields["request_timeout"].default
+def test_supervisors_wait_longer_than_draining_may_take() -> None:
+    timeout = Settings.model_fields["drain_timeout"].default
     graces = [int(re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)[0])]
     graces += [int(service["stop_grace_period"].removesuffix("s")) for service in COMPOSE["services"].values()]
     assert min(graces) > timeout

@@ -49,6 +49,13 @@ MALFORMED = [
     ("DEVICE", "tpu", "cuda"),
     ("DEVICE", "cuda:x", "cuda"),
     ("REQUEST_TIMEOUT", "0", "greater"),
+    ("BATCH_TIMEOUT", "0", "greater"),
+    ("DRAIN_TIMEOUT", "0", "greater"),
+    ("READ_TIMEOUT", "0", "greater"),
+    ("DRAIN_DELAY", "-1", "greater than or equal to 0"),
+    ("MAX_CONNECTIONS", "0", "greater"),
+    ("ENABLE_DOCS", "2", "boolean"),
+    ("ENABLE_METRICS", "2", "boolean"),
     ("REQUEST_TIMEOUT", "nan", "less than"),
     ("LOG_LEVEL", "verbose", "'INFO'"),
     ("LOG_FORMAT", "xml", "'json'"),
@@ -69,7 +76,16 @@ MALFORMED = [
 
 
 def test_every_setting_that_can_be_malformed_is_tried() -> None:
-    any_text = {"host", "model_name", "model_path", "model_cache_dir", "prompt", "instruction"}
+    any_text = {
+        "host",
+        "model_name",
+        "model_path",
+        "model_cache_dir",
+        "prompt",
+        "instruction",
+        "tls_certfile",
+        "tls_keyfile",
+    }
     assert {name.lower() for name, _, _ in MALFORMED} == Settings.model_fields.keys() - any_text
 
 

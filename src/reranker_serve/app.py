@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from typing import NoReturn
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from typing import Any, NoReturn
 
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -19,7 +19,7 @@ from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
-from reranker_serve.lifecycle import Lifecycle
+from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing, tracing_from_environment
@@ -28,52 +28,51 @@ from reranker_serve.types import Scorer
 _DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
 
 
-def _nothing() -> None:
-    return None
-
-
 def create_app(
     settings: Settings,
     scorer: Scorer | None = None,
-    on_failure: Callable[[], None] = _nothing,
+    process: Process = DETACHED,
     tracing: Tracing | None = None,
 ) -> FastAPI:
-    """The application for `settings`.
+    """The application for `settings`, which may end or be signalled as `process` says.
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
-    answers 503 until then. `on_failure` is called, on the loading thread, when that fails.
-    `tracing` is what the OTEL_ variables configure unless given.
+    answers 503 until then. `tracing` is what the OTEL_ variables configure unless given.
     """
     metrics = Metrics()
     tracing = tracing or tracing_from_environment()
-    lifecycle = Lifecycle(settings, metrics, tracing, on_failure)
+    lifecycle = Lifecycle(settings, metrics, tracing, process)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        lifecycle.start(scorer)
-        yield
-        await lifecycle.drain()
+        async with lifecycle.running(scorer):
+            yield
         await asyncio.to_thread(tracing.close)
 
-    app = FastAPIOffline(
-        title="reranker-serve",
-        version=__version__,
-        description=_DESCRIPTION,
-        docs_url="/docs",
-        redoc_url=None,
-        static_url="/docs/assets",
-        lifespan=lifespan,
-        exception_handlers={HTTPException: _as_request_error},
-    )
+    app = _application(settings.enable_docs, lifespan)
     dialects = DialectTable(all_dialects())
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)
     # Added innermost first.
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout)
     app.add_middleware(RequireKey, keys=settings.api_keys)
-    app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing)
+    app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing, leaving=lambda: lifecycle.leaving)
     return app
+
+
+def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:
+    common: dict[str, Any] = {
+        "title": "reranker-serve",
+        "version": __version__,
+        "description": _DESCRIPTION,
+        "redoc_url": None,
+        "lifespan": lifespan,
+        "exception_handlers": {HTTPException: _as_request_error},
+    }
+    if not docs:
+        return FastAPI(docs_url=None, openapi_url=None, **common)
+    return FastAPIOffline(docs_url="/docs", static_url="/docs/assets", **common)
 
 
 async def _as_request_error(request: Request, error: Exception) -> NoReturn:

@@ -29,15 +29,17 @@ _SHOWN_LINES = 100
 
 def hold_pid_file(path: Path) -> IO[str]:
     """Lock `path` and write this process's id to it; the lock lasts as long as the process."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle = path.open("a+")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = path.open("a+")
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        handle.truncate(0)
+        handle.write(f"{os.getpid()}\n")
+        handle.flush()
     except BlockingIOError:
         raise StartupError(f"a server is running already ({path})") from None
-    handle.truncate(0)
-    handle.write(f"{os.getpid()}\n")
-    handle.flush()
+    except OSError as error:
+        raise StartupError(f"cannot write the pid file {path}: {error.strerror}") from None
     return handle
 
 
@@ -110,7 +112,7 @@ class Daemon:
             return 0
         os.kill(running, signal.SIGTERM)
         print(f"stopping (pid {running})")
-        patience = self._settings.request_timeout + 10
+        patience = self._settings.drain_timeout + 10
         if not _wait(lambda: self.pid() is None, patience):
             print(f"still running after {patience:g} s: look at {self.log_file}")
             return 1

@@ -94,6 +94,10 @@ class MethodNotAllowed(RequestError):
         self.allow = allow
 
 
+class SlowBody(RequestError):
+    """The body did not arrive in time."""
+
+
 class RequestTooLarge(RequestError):
     """The body, or the request's tokens, exceed a limit for good: retrying cannot help."""
 

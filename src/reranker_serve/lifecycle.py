@@ -6,7 +6,9 @@ import asyncio
 import contextlib
 import logging
 import threading
-from collections.abc import Callable
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -23,6 +25,32 @@ logger = logging.getLogger(__name__)
 State = Literal["loading", "draining", "dead", "failed"]
 
 
+def _nothing() -> None:
+    return None
+
+
+def _no_signals(lifecycle: Lifecycle) -> AbstractContextManager[None]:
+    return contextlib.nullcontext()
+
+
+@dataclass(frozen=True, slots=True)
+class Process:
+    """What the process around the application does for it; nothing, when it runs inside another program.
+
+    `on_failure` is called, on the loading thread, when the model cannot be loaded; `on_death`,
+    on any thread, when it will compute no more. `signals` is entered on the event loop while
+    the application runs. With `load_first` nothing is accepted before the model is loaded.
+    """
+
+    on_failure: Callable[[], None] = _nothing
+    on_death: Callable[[], None] = _nothing
+    signals: Callable[[Lifecycle], AbstractContextManager[None]] = _no_signals
+    load_first: bool = False
+
+
+DETACHED = Process()
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why requests are not answered; `dead` and `failed` need a restart."""
@@ -31,22 +59,34 @@ class Problem:
     reason: str
 
 
+_DRAINING = Problem("draining", "the server is shutting down")
+
+
 class Lifecycle:
     """Loads the model beside the running server, and drains it at the end."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing, on_failure: Callable[[], None]) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing, process: Process) -> None:
         self._settings = settings
         self._metrics = metrics
         self._tracing = tracing
-        self._on_failure = on_failure
+        self._process = process
         self._problem: Problem | None = Problem("loading", "the model is being loaded")
         self._reranker: Reranker | None = None
+        self._settled = asyncio.Event()  # loaded, or told to stop
+        self._drain_until: float | None = None
 
     def problem(self) -> Problem | None:
-        """None when requests are answered."""
+        """None when callers should come here."""
         if self._problem is None and self._reranker is not None and self._reranker.engine.death:
             return Problem("dead", self._reranker.engine.death)
+        if self._problem is None and self.leaving:
+            return _DRAINING
         return self._problem
+
+    @property
+    def leaving(self) -> bool:
+        """True from the moment the server was told to stop; requests are answered for a while yet."""
+        return self._drain_until is not None
 
     def serving(self) -> Reranker:
         """The loaded model. Raises `NotReady` before, and after draining."""
@@ -55,20 +95,51 @@ class Lifecycle:
             raise NotReady(problem.reason if problem else "the server is not ready", retry_after=5)
         return self._reranker
 
-    def start(self, scorer: Scorer | None) -> None:
-        """Serve `scorer` at once, or load what the settings name on a thread of its own."""
-        if scorer is not None:
-            self._serve(scorer)
-            return
-        loop = asyncio.get_running_loop()
-        # A daemon: a stop while gigabytes are being fetched must not wait for them.
-        threading.Thread(target=self._load, args=(loop,), name="loader", daemon=True).start()
+    @asynccontextmanager
+    async def running(self, scorer: Scorer | None) -> AsyncIterator[None]:
+        """Serve `scorer` at once, or load what the settings name on a thread of its own; drain at the end."""
+        with self._process.signals(self):
+            if scorer is not None:
+                self._serve(scorer)
+            else:
+                # A daemon: a stop while gigabytes are being fetched must not wait for them.
+                loop = asyncio.get_running_loop()
+                threading.Thread(target=self._load, args=(loop,), name="loader", daemon=True).start()
+                if self._process.load_first:
+                    await self._settled.wait()
+            yield
+            await self._drain()
 
-    async def drain(self) -> None:
-        """Finish what was admitted."""
-        self._problem = Problem("draining", "the server is shutting down")
+    async def leave(self, stop: Callable[[], None]) -> None:
+        """Say in `/ready` that the server goes, call `stop` after the delay, and drop what is left at the end."""
+        settings = self._settings
+        self._settled.set()
+        self._drain_until = time.monotonic() + settings.drain_timeout
+        if self.problem() is _DRAINING:
+            await asyncio.sleep(min(settings.drain_delay, settings.drain_timeout))
+        stop()
+        await asyncio.sleep(self._drain_seconds())
         if self._reranker is not None:
-            await asyncio.to_thread(self._reranker.close)
+            self._report(self._reranker.engine.abandon())
+
+    async def _drain(self) -> None:
+        """Finish what was admitted."""
+        if self._drain_until is None:
+            self._drain_until = time.monotonic() + self._settings.drain_timeout
+        self._problem = _DRAINING
+        if self._reranker is not None:
+            self._report(await asyncio.to_thread(self._reranker.close, self._drain_seconds()))
+
+    def _drain_seconds(self) -> float:
+        return max(0.0, (self._drain_until or 0.0) - time.monotonic())
+
+    def _report(self, dropped: int) -> None:
+        if dropped:
+            logger.error(
+                "dropped %d request(s) that were not done within %g s of the order to stop (RERANKER_DRAIN_TIMEOUT)",
+                dropped,
+                self._settings.drain_timeout,
+            )
 
     def _load(self, loop: asyncio.AbstractEventLoop) -> None:
         try:
@@ -85,13 +156,14 @@ class Lifecycle:
     def _fail(self, reason: str) -> None:
         logger.critical("%s", reason)
         self._problem = Problem("failed", reason)
-        self._on_failure()
+        self._process.on_failure()
 
     def _serve(self, scorer: Scorer) -> None:
         if self._problem is None or self._problem.state != "loading":
             return
-        self._reranker = Reranker(scorer, self._settings, self._metrics, self._tracing)
+        self._reranker = Reranker(scorer, self._settings, self._metrics, self._tracing, self._process.on_death)
         self._problem = None
+        self._settled.set()
         backend = scorer.backend
         logger.info(
             "ready: %s (%s) on %s, %s, %s attention",

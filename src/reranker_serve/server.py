@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+import math
 import os
 import shutil
 import signal
 import socket
+import ssl
 import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
@@ -16,7 +24,9 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from reranker_serve.app import create_app
+from reranker_serve.connections import ServerConfig, allow_connections
 from reranker_serve.errors import PortError, SettingsError
+from reranker_serve.lifecycle import Lifecycle, Process
 from reranker_serve.loader import check
 from reranker_serve.settings import Settings, load_settings
 from reranker_serve.telemetry.logs import configure_logging
@@ -28,7 +38,13 @@ logger = logging.getLogger(__name__)
 _WORKER = "reranker_serve.server:worker_application"
 # A worker that imports torch on a busy machine may not answer its supervisor for a while.
 _WORKER_HEALTHCHECK_S = 60
-_LAST_REPLIES_S = 5
+_LAST_REPLIES_S = 2
+# Set for workers that are started later than the first ones, while others serve.
+_REPLACES = "_RERANKER_REPLACES_A_WORKER"
+_REPLACEMENT_READY_S = 1800
+_NEXT_REPLACEMENT_S = 10
+# Unlike uvicorn's status for a failed start, after which its supervisor gives up.
+_MODEL_DIED = 4
 
 
 def application() -> FastAPI:
@@ -43,14 +59,15 @@ def application() -> FastAPI:
     configure_logging(settings.log_level, settings.log_format)
     for warning in warnings:
         logger.warning("%s", warning)
-    return create_app(settings, on_failure=_end_process)
+    return create_app(settings, process=_this_process())
 
 
 def worker_application() -> FastAPI:
     """The same for a worker, whose supervisor has reported the settings already."""
     settings, _ = load_settings()
     configure_logging(settings.log_level, settings.log_format)
-    return create_app(settings, on_failure=_end_process)
+    replaces = _REPLACES in os.environ
+    return create_app(settings, process=_this_process(replaces))
 
 
 def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None) -> int:
@@ -58,19 +75,24 @@ def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None
 
     `scorer` is served as it is, in this process; without one the configured model is loaded.
     """
+    _check_certificate(settings)
     sock = bind(settings.host, settings.port)
     several = settings.workers > 1 and not reload
-    config = uvicorn.Config(
-        _WORKER if reload or several else create_app(settings, scorer, on_failure=_end_process),
+    config = ServerConfig(
+        _WORKER if reload or several else create_app(settings, scorer, _this_process()),
+        read_timeout=settings.read_timeout,
+        max_connections=_connections(settings),
         factory=reload or several,
         workers=settings.workers if several else 1,
         reload=reload,
         reload_dirs=[str(Path(__file__).parent)] if reload else None,
+        ssl_certfile=settings.tls_certfile,
+        ssl_keyfile=settings.tls_keyfile,
         log_config=None,
         access_log=False,
         server_header=False,
-        # Every request ends by its own timeout; none is cut off before.
-        timeout_graceful_shutdown=int(settings.request_timeout) + _LAST_REPLIES_S,
+        # The lifecycle has failed what was left by then; this is for callers who still send or do not read.
+        timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + _LAST_REPLIES_S,
         timeout_worker_healthcheck=_WORKER_HEALTHCHECK_S,
     )
     # uvicorn raises the signal again when it has stopped: a graceful stop is a success, not a death.
@@ -85,6 +107,20 @@ def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None
     except KeyboardInterrupt:
         pass
     return 0
+
+
+def _check_certificate(settings: Settings) -> None:
+    """Raises `SettingsError` unless HTTPS is not wanted, or certificate and key are there and belong together."""
+    certificate, key = settings.tls_certfile, settings.tls_keyfile
+    if certificate is None and key is None:
+        return
+    if certificate is None or key is None:
+        raise SettingsError("RERANKER_TLS_CERTFILE and RERANKER_TLS_KEYFILE go together: set both or none")
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise SettingsError(f"{certificate} and {key} are no certificate and its key: {reason}") from None
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -112,17 +148,73 @@ def bind(host: str, port: int) -> socket.socket:
     return sock
 
 
+class _Supervisor(Multiprocess):
+    """A worker that replaces another accepts nothing before its model is loaded: the others serve."""
+
+    def init_processes(self) -> None:
+        super().init_processes()
+        os.environ[_REPLACES] = "1"  # inherited by whatever is started from now on
+
+    def restart_all(self) -> None:
+        usual = self.config.timeout_worker_healthcheck
+        self.config.timeout_worker_healthcheck = _REPLACEMENT_READY_S  # which uvicorn takes for starting, too
+        try:
+            super().restart_all()
+        finally:
+            self.config.timeout_worker_healthcheck = usual
+
+
 def _supervise(config: uvicorn.Config, sock: socket.socket, settings: Settings) -> int:
     check(settings)
     metrics = tempfile.mkdtemp(prefix="reranker-metrics-")
     os.environ[MULTIPROCESS_DIR] = metrics
     try:
-        supervisor = Multiprocess(config, sockets=[sock])
+        supervisor = _Supervisor(config, sockets=[sock])
         supervisor.run()
     finally:
         shutil.rmtree(metrics, ignore_errors=True)
     failed = any(process.exitcode == STARTUP_FAILURE for process in supervisor.processes)
     return STARTUP_FAILURE if failed else 0
+
+
+@contextmanager
+def _stop_signals(lifecycle: Lifecycle) -> Iterator[None]:
+    """Let the lifecycle know of SIGTERM before uvicorn, which closes the listening socket at once.
+
+    A second signal, and Ctrl-C, go to uvicorn directly.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    uvicorns = signal.getsignal(signal.SIGTERM)
+
+    def stop(number: int, frame: FrameType | None) -> None:
+        def go() -> None:
+            if callable(uvicorns):
+                uvicorns(number, frame)
+
+        signal.signal(signal.SIGTERM, uvicorns)
+        loop.call_soon_threadsafe(lambda: tasks.add(loop.create_task(lifecycle.leave(go))))
+
+    signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, uvicorns)
+        for task in tasks:
+            task.cancel()
+
+
+def _this_process(replaces: bool = False) -> Process:
+    return Process(_end_replacement if replaces else _end_process, _end_dead_process, _stop_signals, replaces)
+
+
+def _connections(settings: Settings) -> int:
+    fit = allow_connections(settings.max_connections)
+    if fit < settings.max_connections and "max_connections" in settings.model_fields_set:
+        logger.warning("at most %d connections: the limit of open files (ulimit -n) allows no more", fit)
+    return fit
 
 
 def _end_process() -> None:
@@ -131,3 +223,25 @@ def _end_process() -> None:
     This status tells a supervisor that starting again would fail the same way.
     """
     os._exit(STARTUP_FAILURE)
+
+
+def _end_replacement() -> None:
+    """Others serve: fail in a way that lets the supervisor try again, but not at once."""
+    time.sleep(_NEXT_REPLACEMENT_S)
+    os._exit(1)
+
+
+def _end_dead_process() -> None:
+    """Give the replies of those who waited time to leave, and end: a supervisor starts anew.
+
+    Not through uvicorn, nor with a signal: a thread hangs or is gone, and systemd takes a
+    process that died of SIGTERM for one that was stopped.
+    """
+
+    def end() -> None:
+        logger.critical("ending with status %d, so that a supervisor starts the server anew", _MODEL_DIED)
+        os._exit(_MODEL_DIED)
+
+    timer = threading.Timer(_LAST_REPLIES_S, end)
+    timer.daemon = True
+    timer.start()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -46,6 +46,10 @@ _TOKENIZER_THREADS = 2
 _LARGE_REQUEST_CHARACTERS = 256 * 1024
 
 
+def _nothing() -> None:
+    return None
+
+
 @dataclass(frozen=True, slots=True)
 class _Computed:
     """One pass through tokenizer and model."""
@@ -72,7 +76,14 @@ class Reranker:
 
     tokenizer_threads = _TOKENIZER_THREADS
 
-    def __init__(self, scorer: Scorer, settings: Settings, metrics: Metrics, tracing: Tracing | None = None) -> None:
+    def __init__(
+        self,
+        scorer: Scorer,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: Tracing | None = None,
+        on_death: Callable[[], None] = _nothing,
+    ) -> None:
         self.scorer = scorer
         self.token_budget = token_budget(scorer, settings)
         self._settings = settings
@@ -87,6 +98,9 @@ class Reranker:
             self.token_budget,
             on_batch=metrics.batch_tokens.observe,
             on_queue=metrics.queue_tokens.set,
+            on_death=on_death,
+            pass_timeout=settings.batch_timeout,
+            width=scorer.family.readout.width,
         )
         self._tokenizers = ThreadPoolExecutor(_TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         entries = settings.cache_entries
@@ -98,13 +112,14 @@ class Reranker:
         """Score and rank. Raises `RequestError`s; cancelling it cancels what is not computed."""
         start = time.perf_counter()
         max_length = self._check(request)
+        limit = self._settings.request_timeout
+        seconds = limit if request.timeout is None else min(limit, request.timeout)
         try:
-            async with asyncio.timeout(self._settings.request_timeout):
+            async with asyncio.timeout(seconds):
                 scored = await self._score(request, max_length)
         except TimeoutError:
-            raise DeadlineExceeded(
-                f"not done within {self._settings.request_timeout:g} s (RERANKER_REQUEST_TIMEOUT)"
-            ) from None
+            whose = "RERANKER_REQUEST_TIMEOUT" if seconds == limit else "the request's own timeout"
+            raise DeadlineExceeded(f"not done within {seconds:g} s ({whose})") from None
         _check_finite(scored.raw)
         return self._rank(request, scored, time.perf_counter() - start)
 
@@ -128,10 +143,11 @@ class Reranker:
 
         return await asyncio.get_running_loop().run_in_executor(self._tokenizers, work)
 
-    def close(self) -> None:
-        """Finish what was admitted, then stop. Blocks."""
-        self.engine.close()
-        self._tokenizers.shutdown()
+    def close(self, timeout: float | None = None) -> int:
+        """Finish what was admitted within `timeout` seconds, then stop; blocks. Returns how many were dropped."""
+        dropped = self.engine.close(timeout)
+        self._tokenizers.shutdown(wait=False, cancel_futures=True)
+        return dropped
 
     async def _score(self, request: RerankRequest, max_length: int) -> _Scored:
         """Equal documents are computed once, and those whose score is known not at all."""

@@ -94,6 +94,40 @@ class Settings(BaseModel):
     request_timeout: float = Field(
         300.0, gt=0, le=86_400, description="seconds after which a request is given up with 504"
     )
+    batch_timeout: float = Field(
+        300.0,
+        gt=0,
+        le=86_400,
+        description="seconds one forward pass may take before the model counts as hanging and the process ends, so"
+        " that a supervisor starts it anew",
+    )
+    drain_delay: float = Field(
+        1.0,
+        ge=0,
+        le=3600,
+        description="seconds after SIGTERM in which requests are still taken while `/ready` answers 503, so that a"
+        " load balancer moves on",
+    )
+    drain_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="seconds after SIGTERM within which admitted requests are answered; what is left is dropped and"
+        " counted in the log",
+    )
+    read_timeout: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="seconds a caller may take to send a request's headers, and again its body",
+    )
+    max_connections: int = Field(
+        4096, ge=1, le=1_000_000, description="most open connections of one process; more are closed at once"
+    )
+    enable_docs: bool = Field(True, description="serve `/docs` and `/openapi.json`")
+    enable_metrics: bool = Field(True, description="serve `/metrics`")
+    tls_certfile: Path | None = Field(None, description="certificate chain (PEM); serves HTTPS together with the key")
+    tls_keyfile: Path | None = Field(None, description="private key of the certificate (PEM)")
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`")
     log_format: LogFormat = Field("text", description="`text`, or `json`: one object a line")
 

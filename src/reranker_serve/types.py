@@ -44,7 +44,7 @@ class RerankRequest:
     `top_n` None means all. `max_length` narrows the server's limit (in tokens of one
     sequence) for this request. `raw_scores` asks for the model's own scale. Without
     `truncate` a text that does not fit is an error. Of what waits, a lower `priority` is
-    computed earlier.
+    computed earlier. `timeout` narrows the server's, in seconds.
     """
 
     query: str
@@ -57,6 +57,7 @@ class RerankRequest:
     truncate: bool = True
     cut: Cut = WHOLE
     priority: int = 0
+    timeout: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

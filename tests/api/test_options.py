@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 
 from reranker_serve.api.dialects import Dialect, all_dialects
+from reranker_serve.backends.fake import FakeBackend
 from tests.api.test_dialects import WORDS, body_in
-from tests.conftest import Connect
+from tests.conftest import Connect, Gate
 
 QUERY = "which whale is blue"
 # The words that matter come late in the second document, beyond 512 of them in the third.
@@ -56,7 +57,7 @@ CASES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
 # NIM's scores are raw in any case.
 SAME_ANYWAY = {("nim", "raw_scores"), ("nim", "use_activation")}
 # It changes when, not what: see tests/engine/test_scheduler.py and below.
-NOT_IN_THE_REPLY = {"priority"}
+NOT_IN_THE_REPLY = {"timeout_ms", "priority"}
 
 
 def fields(dialect: Dialect) -> list[str]:
@@ -125,3 +126,29 @@ async def test_a_text_that_must_not_be_cut_is_named(path: str, list_name: str, s
         query = await client.post(path, json={"query": "fox " * 600, list_name: ["a"], "truncate": False})
         assert "the query does not fit" in query.text
         assert (await client.post(path, json=body | {"max_chunks_per_doc": 5})).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("body", "headers"),
+    [({"timeout_ms": 50}, {}), ({}, {"X-Request-Timeout": "0.05"}), ({"timeout_ms": 50}, {"X-Request-Timeout": "9"})],
+)
+async def test_a_callers_own_deadline_is_kept_and_frees_the_queue(
+    body: dict[str, int], headers: dict[str, str], connect: Connect, gate: Gate
+) -> None:
+    async with connect(FakeBackend(gate, batch_token_cap=8)) as client:
+        request = {"query": "blue whale", "documents": [f"whale {i}" for i in range(20)], **body}
+        reply = await client.post("/rerank", json=request, headers=headers)
+        assert reply.status_code == 504
+        assert "the request's own timeout" in reply.json()["detail"]
+        assert "reranker_queue_tokens 0.0" in (await client.get("/metrics")).text
+        gate.open()
+
+
+@pytest.mark.parametrize("value", ["soon", "0", "-1", "nan", "inf", ""])
+async def test_a_deadline_that_is_no_number_of_seconds_is_named(value: str, connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.post(
+            "/rerank", json={"query": "a", "documents": ["b"]}, headers={"X-Request-Timeout": value}
+        )
+    assert reply.status_code == 400
+    assert "X-Request-Timeout" in reply.json()["detail"]

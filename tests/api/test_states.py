@@ -14,6 +14,7 @@ import pytest
 from reranker_serve.app import create_app
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.errors import BackendLost
+from reranker_serve.lifecycle import Process
 from reranker_serve.types import EncodedItem
 from tests.conftest import Connect, Gate, fake_settings
 
@@ -35,7 +36,8 @@ async def test_a_model_that_cannot_be_loaded_is_reported_once(tmp_path: Path) ->
     failed = asyncio.Event()
     loop = asyncio.get_running_loop()
     app = create_app(
-        fake_settings(model_path=str(tmp_path / "nowhere")), on_failure=lambda: loop.call_soon_threadsafe(failed.set)
+        fake_settings(model_path=str(tmp_path / "nowhere")),
+        process=Process(on_failure=lambda: loop.call_soon_threadsafe(failed.set)),
     )
     async with (
         app.router.lifespan_context(app),

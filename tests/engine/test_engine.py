@@ -155,14 +155,81 @@ def test_an_item_that_never_fits_fails_its_request(start: Start) -> None:
         engine.submit([item(1), item(1, marker=POISON)]).result(WAIT)
 
 
-class WrongRows(FakeBackend):
+class Misshapen(FakeBackend):
+    """Returns rows of a wrong shape for every batch that holds poison."""
+
+    def __init__(self, spoil: Callable[[FloatArray], FloatArray]) -> None:
+        super().__init__()
+        self._spoil = spoil
+
     def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
-        return super().forward(items)[:-1]
+        rows = super().forward(items)
+        return self._spoil(rows) if any(POISON in one.ids for one in items) else rows
 
 
-def test_a_wrong_number_of_rows_is_a_failure_not_a_mix_up(start: Start) -> None:
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        lambda rows: rows[:-1],
+        lambda rows: np.concatenate([rows, rows]),
+        lambda rows: rows[:, 0],
+        lambda rows: np.hstack([rows, rows]),
+        lambda rows: rows[:, :0],
+        lambda rows: rows[None],
+        lambda rows: None,
+    ],
+    ids=["fewer", "more", "flat", "wide", "narrow", "deep", "none"],
+)
+def test_numbers_of_a_wrong_shape_fail_their_own_request_only(start: Start, spoil: Callable[..., FloatArray]) -> None:
+    engine = start(Misshapen(spoil))
+    bad = engine.submit([item(1), item(2, marker=POISON)])
+    good = engine.submit([item(3), item(2)])
     with pytest.raises(InferenceFailed):
-        start(WrongRows()).submit([item(1), item(2)]).result(WAIT)
+        bad.result(WAIT)
+    assert outputs(good) == [2.0, 1.0]
+    assert engine.death is None
+
+
+def test_a_pass_that_never_ends_is_the_engines_death(caplog: pytest.LogCaptureFixture) -> None:
+    gate, died = Gate(), threading.Event()
+    scheduler = Scheduler(100_000, turn_tokens=30)
+    engine = Engine(FakeBackend(gate), scheduler, 30, on_death=died.set, pass_timeout=0.3)
+    engine.start()
+    start = time.perf_counter()
+    doomed = [engine.submit([item(1, length=25)]) for _ in range(3)]
+    for future in doomed:
+        with pytest.raises(NotReady, match=r"the model hangs: .* not done within 0\.3 s"):
+            future.result(WAIT)
+    assert 0.25 < time.perf_counter() - start < 3
+    assert died.wait(WAIT)
+    assert "3 request(s) that waited for it failed" in caplog.text
+    with pytest.raises(NotReady, match="hangs"):
+        engine.submit([item(1)])
+    gate.open()  # what hung comes back after all: too late, and harmless
+    assert engine.close(WAIT) == 0
+
+
+def test_many_passes_that_are_each_in_time_are_no_hang() -> None:
+    died = threading.Event()
+    backend = FakeBackend(lambda _: time.sleep(0.1))
+    engine = Engine(backend, Scheduler(100_000, turn_tokens=10), 10, on_death=died.set, pass_timeout=0.4)
+    engine.start()
+    assert len(outputs(engine.submit([item(1) for _ in range(10)]))) == 10
+    assert not died.wait(0.6)  # nor is it one to have nothing to do
+    engine.close(WAIT)
+
+
+def test_close_drops_what_is_not_done_in_time_and_says_how_much() -> None:
+    gate = Gate()
+    engine = Engine(FakeBackend(gate), Scheduler(100_000, turn_tokens=8), 8)
+    engine.start()
+    futures = [engine.submit([item(1), item(2)]) for _ in range(3)]
+    assert gate.entered.wait(WAIT)
+    assert engine.close(0.1) == 3
+    for future in futures:
+        with pytest.raises(NotReady, match="shutting down, and had no time left"):
+            future.result(WAIT)
+    gate.open()
 
 
 @pytest.mark.parametrize("error", [BackendLost, SystemExit])

@@ -1,16 +1,59 @@
-"""The real server over the fake scorer. SECONDS_PER_BATCH slows the model; BATCH_TOKENS caps a batch."""
+"""The real server over the fake scorer. SECONDS_PER_BATCH slows the model; BATCH_TOKENS caps a batch.
 
+The model fails in the way that a word of a text names: `faultraise`, `faultnan`, `faultshape`,
+`faultmemory`, `faultlost`, `faulthang`. SIGUSR1 prints the number of asyncio tasks to the log.
+"""
+
+import asyncio
 import os
+import signal
+import sys
 import time
+from collections.abc import Sequence
+from zlib import crc32
+
+import numpy as np
 
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
+from reranker_serve.errors import BackendLost, OutOfMemory, RerankerError
 from reranker_serve.server import serve
 from reranker_serve.settings import load_settings
 from reranker_serve.telemetry.logs import configure_logging
+from reranker_serve.types import EncodedItem, FloatArray
 
-seconds = float(os.environ.get("SECONDS_PER_BATCH", "0"))
-cap = int(os.environ.get("BATCH_TOKENS", "4096"))
-settings, _ = load_settings()
-configure_logging(settings.log_level, settings.log_format)
-backend = FakeBackend(before_forward=lambda _: time.sleep(seconds), batch_token_cap=cap)
-raise SystemExit(serve(settings, scorer=fake_scorer(backend)))
+
+class FaultyBackend(FakeBackend):
+    """Fails as told by the words of the texts, as a real model or driver may."""
+
+    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        words = {number for item in items for number in item.ids.tolist()}
+        if _number("faulthang") in words:
+            time.sleep(3600)
+        for fault, error in (
+            ("faultraise", RuntimeError("a kernel failed")),
+            ("faultmemory", OutOfMemory("no memory left")),
+            ("faultlost", BackendLost("the device fell off the bus")),
+        ):
+            if _number(fault) in words:
+                raise error
+        rows = super().forward(items)
+        poisoned = [_number("faultnan") in item.ids for item in items]
+        rows[poisoned] = np.nan
+        return rows[:, 0] if _number("faultshape") in words else rows
+
+
+def _number(word: str) -> int:
+    return crc32(word.encode()) & 0x7FFFFFF | 1
+
+
+if __name__ == "__main__":
+    seconds = float(os.environ.get("SECONDS_PER_BATCH", "0"))
+    cap = int(os.environ.get("BATCH_TOKENS", "4096"))
+    settings, _ = load_settings()
+    configure_logging(settings.log_level, settings.log_format)
+    signal.signal(signal.SIGUSR1, lambda *_: print(f"tasks={len(asyncio.all_tasks())}", file=sys.stderr, flush=True))
+    backend = FaultyBackend(before_forward=lambda _: time.sleep(seconds), batch_token_cap=cap)
+    try:
+        raise SystemExit(serve(settings, scorer=fake_scorer(backend)))
+    except RerankerError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -50,6 +50,8 @@ CLASSIFIER = {"architectures": ["BertForSequenceClassification"], "model_type": 
         ({"use_fp16": "perhaps"}, ["RERANKER_USE_FP16='perhaps'"]),
         ({"log_level": "loud"}, ["RERANKER_LOG_LEVEL='loud'", "INFO"]),
         ({"api_key": " , "}, ["RERANKER_API_KEY", "at least one key"]),
+        ({"tls_certfile": "cert.pem"}, ["RERANKER_TLS_KEYFILE", "set both"]),
+        ({"tls_certfile": "cert.pem", "tls_keyfile": "key.pem"}, ["cert.pem", "No such file"]),
         ({"host": "no-such-host.invalid"}, ["RERANKER_HOST=no-such-host.invalid"]),
         ({"model_path": "./nowhere"}, ["nowhere", "download_model.sh"]),
         ({"use_offline_mode": "true", "model_name": "a/b"}, ["a/b", "./download_model.sh a/b"]),

@@ -29,6 +29,7 @@ STATUS: dict[type[errors.RequestError], _Row] = {
     errors.UnknownModel: _Row(404),
     errors.UnknownRoute: _Row(404),
     errors.MethodNotAllowed: _Row(405),
+    errors.SlowBody: _Row(408),
     errors.RequestTooLarge: _Row(413),
     errors.Overloaded: _Row(429),
     errors.ClientGone: _Row(499),
@@ -42,6 +43,7 @@ _TYPE = {
     401: "authentication_error",
     404: "not_found_error",
     405: "method_not_allowed_error",
+    408: "timeout_error",
     413: "request_too_large_error",
     422: "invalid_request_error",
     424: "server_error",
@@ -73,7 +75,7 @@ def headers_of(error: errors.RequestError) -> dict[str, str]:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.MethodNotAllowed):
         headers["Allow"] = error.allow
-    if isinstance(error, errors.RequestTooLarge):
+    if isinstance(error, errors.RequestTooLarge | errors.SlowBody):
         headers["Connection"] = "close"  # the rest of the body is not read
     return headers
 

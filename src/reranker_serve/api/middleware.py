@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
 import uuid
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -18,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reranker_serve.api.auth import OPEN_PATHS, check_key
 from reranker_serve.api.dialects import Call, Dialect, DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
-from reranker_serve.errors import ClientGone, InferenceFailed, RequestError, RequestTooLarge
+from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError, RequestTooLarge, SlowBody
 from reranker_serve.telemetry.logs import FIELDS
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
@@ -49,11 +50,19 @@ class Exchange:
 class Boundary:
     """The outermost layer: nothing that happens inside leaves it without a reply, an id and a log line."""
 
-    def __init__(self, app: ASGIApp, dialects: DialectTable, metrics: Metrics, tracing: Tracing) -> None:
+    def __init__(
+        self,
+        app: ASGIApp,
+        dialects: DialectTable,
+        metrics: Metrics,
+        tracing: Tracing,
+        leaving: Callable[[], bool] = bool,
+    ) -> None:
         self._app = app
         self._dialects = dialects
         self._metrics = metrics
         self._tracing = tracing
+        self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -74,6 +83,8 @@ class Boundary:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = headers["request-id"] = exchange.id  # Voyage's client reads the second
                 headers["X-Response-Time-Ms"] = f"{(time.perf_counter() - start) * 1e3:.1f}"
+                if self._leaving():
+                    headers["Connection"] = "close"  # the caller's next request goes elsewhere
             await send(message)
 
         # Probes and the like would only hide the requests among the traces.
@@ -82,6 +93,9 @@ class Boundary:
                 await self._app(scope, receive, send_with_id)
             except RequestError as error:
                 await self._reply(error, scope, receive, send_with_id)
+            except asyncio.CancelledError:  # only a shutdown that ran out of time cancels a request from outside
+                stopping = NotReady("the server is shutting down, and had no time left for this request", retry_after=5)
+                await self._reply(stopping, scope, receive, send_with_id)
             except Exception as error:  # the last boundary: a bug becomes one clear 500
                 logger.error("request %s: %s: %s", exchange.id, type(error).__name__, error, exc_info=error)
                 failure = InferenceFailed(f"internal error; the server's log has it under request id {exchange.id}")
@@ -129,11 +143,15 @@ class RequireKey:
 
 
 class BodyLimit:
-    """Refuses a body over the limit before it is in memory: by its declared length, or while it streams in."""
+    """Refuses a body over the limit before it is in memory, by its declared length or while it streams in.
 
-    def __init__(self, app: ASGIApp, limit: int) -> None:
+    A body that is not complete within `seconds` is refused, too.
+    """
+
+    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
         self._app = app
         self._limit = limit
+        self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -142,12 +160,18 @@ class BodyLimit:
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isdecimal() and int(declared) > self._limit:
             raise self._too_large()
-        received = 0
+        received, complete = 0, False
+        until = asyncio.get_running_loop().time() + self._seconds
 
         async def limited() -> Message:
-            nonlocal received
-            message = await receive()
+            nonlocal received, complete
+            try:
+                async with asyncio.timeout_at(None if complete else until):
+                    message = await receive()
+            except TimeoutError:
+                raise SlowBody(f"the body took longer than {self._seconds:g} s (RERANKER_READ_TIMEOUT)") from None
             received += len(message.get("body", b""))
+            complete = not message.get("more_body", False)
             if received > self._limit:
                 raise self._too_large()
             return message

@@ -93,6 +93,9 @@ class Options(BaseModel):
         None, ge=0, description="tokens that neighbouring chunks share; an eighth of a chunk when not given"
     )
     priority: int | None = Field(None, description="a lower number is computed earlier; 0 when not given")
+    timeout_ms: int | None = Field(
+        None, ge=1, description="answer within so many milliseconds or with 504; narrows the server's limit"
+    )
     use_activation: bool | None = Field(
         None,
         validation_alias=AliasChoices("use_activation", "activation", "softmax"),
@@ -127,6 +130,7 @@ def core_request(
             overlap=options.overlap_tokens,
         ),
         priority=options.priority or 0,
+        timeout=None if options.timeout_ms is None else options.timeout_ms / 1e3,
     )
 
 

@@ -61,6 +61,9 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
         """What is served, how it is computed, and the limits."""
         return _info(lifecycle, settings)
 
+    if not settings.enable_metrics:
+        return
+
     @app.get("/metrics", tags=["facts"], operation_id="metrics")
     async def prometheus() -> Response:
         """Prometheus text format; with several workers, the sum of all."""

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
@@ -17,7 +19,7 @@ from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
 from reranker_serve.api.dialects import Call, Dialect, DialectTable, Reply, check_lists
 from reranker_serve.api.middleware import Exchange
-from reranker_serve.errors import ClientGone
+from reranker_serve.errors import ClientGone, InvalidRequest
 from reranker_serve.service import Reranker
 from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
 
@@ -56,6 +58,7 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Callable
         assert dialect is not None, "a rerank path without a dialect"
         check_lists(call)
         body, core = await _off_loop(size, lambda: _understand(dialect, data))
+        core = _hurried(core, request.headers.get("x-request-timeout"))
         exchange.documents = _documents(core)
         serving = reranker()
         result = await _until_disconnect(request.receive, _answer(serving, core))
@@ -70,6 +73,23 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Callable
 def _understand(dialect: Dialect, data: dict[str, Any]) -> tuple[Any, Core]:
     body = validate(data, dialect.body)
     return body, dialect.to_core(body)
+
+
+def _hurried(core: Core, header: str | None) -> Core:
+    """With the `X-Request-Timeout` of the caller, in seconds, where that is shorter than the body's."""
+    if header is None:
+        return core
+    try:
+        seconds = float(header)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise InvalidRequest("X-Request-Timeout must be a number of seconds above 0", "X-Request-Timeout")
+    parts = tuple(
+        dataclasses.replace(part, timeout=seconds if part.timeout is None else min(seconds, part.timeout))
+        for part in _parts(core)
+    )
+    return dataclasses.replace(core, requests=parts) if isinstance(core, ScoreRequest) else parts[0]
 
 
 def _answer(reranker: Reranker, core: Core) -> Coroutine[Any, Any, RerankResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -57,6 +58,7 @@ class Job:
         self._waiting = sorted(range(len(self.items)), key=lambda i: (len(self.items[i]), -i))
         self._outputs: FloatArray | None = None
         self._missing = len(self.items)
+        self._settling = threading.Lock()
 
     @property
     def settled(self) -> bool:
@@ -101,9 +103,17 @@ class Job:
         if self._missing == 0:
             assert self._started_at is not None
             result = JobResult(self._outputs, self._started_at - self._submitted_at, now - self._started_at)
-            if self.future.set_running_or_notify_cancel():
+            if self._settle():
                 self.future.set_result(result)
 
-    def fail(self, error: Exception) -> None:
-        if not self.settled and self.future.set_running_or_notify_cancel():
+    def fail(self, error: Exception) -> bool:
+        """Break the promise; False if it was kept, broken or cancelled before."""
+        settled = self._settle()
+        if settled:
             self.future.set_exception(error)
+        return settled
+
+    def _settle(self) -> bool:
+        """Whether the promise is the caller's to keep or break: the model thread, the watchdog and a shutdown race."""
+        with self._settling:
+            return not self.future.running() and not self.settled and self.future.set_running_or_notify_cancel()

@@ -80,8 +80,10 @@ class Scheduler:
             self.queued_tokens -= waiting - job.waiting_tokens
             self._turns += 1
             if job.has_waiting:
-                self._lines[job.priority].move_to_end(id(job))
-                self._waiting_since[id(job)] = self._turns
+                # Who had less than a turn because the batch was full goes on with the next one.
+                if turn == self._turn_tokens:
+                    self._lines[job.priority].move_to_end(id(job))
+                    self._waiting_since[id(job)] = self._turns
             else:
                 self._remove(job)
         return batch

@@ -1,0 +1,82 @@
+"""Callers of a real server, and what came of each of their requests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import uuid
+from collections import Counter
+from dataclasses import dataclass
+
+import aiohttp
+
+# `short` is part of the ordinary suite; `./test.sh --reliability` sets `full`.
+FULL = os.environ.get("RELIABILITY", "short") == "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """`what` is an HTTP status, `refused` (no connection) or `lost` (sent, and no whole reply)."""
+
+    id: str
+    what: str
+    seconds: float
+
+
+def body(documents: int, words: int = 14) -> dict[str, object]:
+    """Pairs nobody asked before."""
+    unique = uuid.uuid4().hex
+    return {"query": "blue whale", "documents": [f"{unique} {i} " + "whale " * words for i in range(documents)]}
+
+
+async def call(session: aiohttp.ClientSession, url: str, content: dict[str, object]) -> Outcome:
+    name, start = uuid.uuid4().hex, time.perf_counter()
+    try:
+        async with session.post(f"{url}/rerank", json=content, headers={"X-Request-ID": name}) as reply:
+            await reply.read()
+            what = str(reply.status)
+    except aiohttp.ClientConnectorError:
+        what = "refused"
+    except (aiohttp.ClientError, ConnectionError, TimeoutError):
+        what = "lost"
+    return Outcome(name, what, time.perf_counter() - start)
+
+
+async def closed_loop(url: str, callers: int, seconds: float, documents: int = 4) -> list[Outcome]:
+    """Each caller sends its next request when it has the last one's reply, and goes when there is nobody any more."""
+    until = time.perf_counter() + seconds
+
+    async def caller(session: aiohttp.ClientSession) -> list[Outcome]:
+        done: list[Outcome] = []
+        while time.perf_counter() < until and not (done and done[-1].what == "refused"):
+            done.append(await call(session, url, body(documents)))
+        return done
+
+    async with session() as shared:
+        return [one for part in await asyncio.gather(*(caller(shared) for _ in range(callers))) for one in part]
+
+
+async def open_loop(url: str, rate: float, seconds: float, documents: int) -> list[Outcome]:
+    """`rate` requests a second leave, whether or not earlier ones came back."""
+    tasks = []
+    async with session() as shared:
+        start = time.perf_counter()
+        for turn in range(int(rate * seconds)):
+            await asyncio.sleep(max(0.0, start + turn / rate - time.perf_counter()))
+            tasks.append(asyncio.create_task(call(shared, url, body(documents))))
+        return list(await asyncio.gather(*tasks))
+
+
+def session() -> aiohttp.ClientSession:
+    return aiohttp.ClientSession(
+        connector=aiohttp.TCPConnector(limit=0), timeout=aiohttp.ClientTimeout(total=60), raise_for_status=False
+    )
+
+
+def count(outcomes: list[Outcome]) -> Counter[str]:
+    return Counter(one.what for one in outcomes)
+
+
+def percentile(values: list[float], share: float) -> float:
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))]

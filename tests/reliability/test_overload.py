@@ -1,0 +1,106 @@
+"""More load than the model can compute, and callers who take their time."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from pathlib import Path
+
+import httpx
+import pytest
+
+from tests.reliability.conftest import Report
+from tests.reliability.load import FULL, closed_loop, count, open_loop, percentile
+from tests.server.processes import FAKE_SERVER, Server, metric, running
+
+SECONDS = 60.0 if FULL else 5.0
+QUEUE_TOKENS = 8000
+LORIS = 200 if FULL else 50
+
+
+def resident_kib(server: Server) -> int:
+    status = Path(f"/proc/{server.process.pid}/status").read_text()
+    return next(int(line.split()[1]) for line in status.splitlines() if line.startswith("VmRSS"))
+
+
+def descriptors(server: Server) -> int:
+    return len(list(Path(f"/proc/{server.process.pid}/fd").iterdir()))
+
+
+pytestmark = pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads memory from /proc")
+
+
+async def test_three_times_the_capacity(tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDS_PER_BATCH", "0.1")
+    monkeypatch.setenv("BATCH_TOKENS", "512")
+    with running(tmp_path, FAKE_SERVER, max_queue_tokens=str(QUEUE_TOKENS), cache_entries="0") as server:
+        await asyncio.to_thread(server.wait_ready)
+        start = time.perf_counter()
+        warm = await closed_loop(server.url, callers=32, seconds=2, documents=8)
+        capacity = count(warm)["200"] / (time.perf_counter() - start)
+        tokens = metric(server.url, "reranker_tokens_total") / count(warm)["200"]
+        await open_loop(server.url, 3 * capacity, 2, documents=8)
+        before = resident_kib(server)
+        outcomes = await open_loop(server.url, 3 * capacity, SECONDS, documents=8)
+        after = resident_kib(server)
+    found = count(outcomes)
+    assert set(found) == {"200", "429"}, found
+    admitted = percentile([one.seconds for one in outcomes if one.what == "200"], 0.99)
+    refused = percentile([one.seconds for one in outcomes if one.what == "429"], 0.99)
+    longest_wait = QUEUE_TOKENS / (capacity * tokens)
+    report(
+        seconds=SECONDS,
+        capacity_per_s=round(capacity, 1),
+        answered=found["200"],
+        refused=found["429"],
+        admitted_p99_s=round(admitted, 2),
+        queue_limit_s=round(longest_wait, 2),
+        refused_p99_ms=round(refused * 1e3, 1),
+        memory_before_kib=before,
+        memory_after_kib=after,
+    )
+    assert admitted < 1.5 * longest_wait + 0.5
+    assert refused < 0.05 if FULL else refused < 0.2  # the short form shares its machine with other tests
+    assert after < 1.05 * before
+
+
+async def test_slow_callers_are_closed_and_nobody_else_notices(tmp_path: Path, report: Report) -> None:
+    with running(tmp_path, FAKE_SERVER, read_timeout="1.5") as server:
+        await asyncio.to_thread(server.wait_ready)
+        alone = await closed_loop(server.url, callers=4, seconds=2)
+        before = descriptors(server)
+        host, port = server.url.removeprefix("http://").split(":")
+        head = b"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n"
+        slow = [socket.create_connection((host, int(port))) for _ in range(LORIS)]
+        for i, one in enumerate(slow):
+            one.sendall(head + (b"\r\n{" if i % 2 else b""))  # half of them with headers and a body that never ends
+        beside = await closed_loop(server.url, callers=4, seconds=2.5)
+        assert count(beside).keys() == {"200"}
+        replies = [one.recv(1000).split(b"\r\n")[0] for one in slow]
+        assert set(replies) == {b"HTTP/1.1 408 Request Timeout"}
+        for one in slow:
+            one.close()
+        await asyncio.sleep(0.5)
+        assert descriptors(server) <= before + 2
+    calm, beset = (percentile([one.seconds for one in part], 0.99) for part in (alone, beside))
+    report(slow=LORIS, p99_alone_ms=round(calm * 1e3, 1), p99_beside_ms=round(beset * 1e3, 1))
+    assert beset < 3 * calm + 0.1
+
+
+def test_headers_without_end_are_refused_and_connections_are_counted(tmp_path: Path) -> None:
+    with running(tmp_path, FAKE_SERVER, max_connections="5", api_key="secret-of-the-house") as server:
+        server.wait_ready()
+        reply = httpx.post(f"{server.url}/rerank", headers={"X-Api-Key": "x" * 300_000}, json={})
+        assert reply.status_code == 431
+        for headers in ({"X-Api-Key": "secret-of-the-hous"}, {"X-Api-Key": b"\xff\xfe"}, {}):
+            wrong = httpx.post(f"{server.url}/rerank?api_key=secret-of-the-house", headers=headers, json={})
+            assert wrong.status_code == 401
+        host, port = server.url.removeprefix("http://").split(":")
+        open_ones = [socket.create_connection((host, int(port))) for _ in range(8)]
+        assert open_ones[-1].recv(1000).startswith(b"HTTP/1.1 503 ")
+        for one in open_ones:
+            one.close()
+        time.sleep(0.3)
+        assert httpx.get(f"{server.url}/live").status_code == 200
+        assert "secret-of" not in server.output
