@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 from reranker_serve.errors import InvalidRequest
 from reranker_serve.families.prompts import BGE_GEMMA, MXBAI_V2, QWEN3_RERANKER, Prompt
 from reranker_serve.families.yes_no import YesNo
+from reranker_serve.types import EncodedItem
 from tests.checkpoints import gemma, qwen, real_tokenizer
 from tests.published import MAX_LENGTH, gemma_ids, mxbai_ids, qwen_ids
 
@@ -126,6 +127,30 @@ def test_only_the_texts_are_cut(case: Case, query_words: int, document_words: in
     assert len(prefix) - len(shortest) <= (limit - case.family.max_length_bounds[0] + 2) // 2
     assert encoded.query_truncated == (query_words == 3000)
     assert encoded.truncated == (document_words == 3000, False)
+
+
+def test_a_pair_that_fits_is_not_cut_whatever_is_beside_it(case: Case) -> None:
+    """A query of more than half, with a short document: only the long document's pair is cut."""
+    limit = case.family.max_length_bounds[0] + 60
+    query = next(text for words in range(100) if 35 <= _added(case, text := "7 " * words) <= 50)
+    free = case.family.encode(query, ["a"], max_length=MAX_LENGTH, instruction=None)
+    alone = case.family.encode(query, ["a"], max_length=limit, instruction=None)
+    both = case.family.encode(query, ["4 " * 3000, "a"], max_length=limit, instruction=None)
+    assert (alone.query_truncated, both.query_truncated) == (False, True)
+    assert (alone.truncated, both.truncated) == ((False,), (True, False))
+    assert _ids(alone.items[0]) == _ids(both.items[1]) == _ids(free.items[0])
+    assert len(_ids(both.items[0])) == limit
+
+
+def _added(case: Case, query: str) -> int:
+    """Ids that a query adds to the prompt."""
+    filled, empty = (case.family.encode(text, ["a"], max_length=MAX_LENGTH, instruction=None) for text in (query, ""))
+    return len(_ids(filled.items[0])) - len(_ids(empty.items[0]))
+
+
+def _ids(item: EncodedItem) -> list[int]:
+    assert item.prefix is not None
+    return [*item.prefix.tolist(), *item.ids.tolist()]
 
 
 def test_the_least_length_leaves_a_token_of_each_text(case: Case) -> None:

@@ -72,7 +72,8 @@ class PaddedLanguageModel:
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         rows: list[Tensor | None] = [None] * len(items)
         for prefix, members in by_prefix(items):
-            for bucket in buckets([len(items[i]) for i in members], self._bucket_tokens):
+            before = 0 if prefix is None else len(prefix)  # each item has a copy of its keys and values
+            for bucket in buckets([before + len(items[i]) for i in members], self._bucket_tokens):
                 part = self._forward(prefix, [items[members[i]] for i in bucket])
                 for i, row in zip(bucket, part, strict=True):
                     rows[members[i]] = row

@@ -100,10 +100,10 @@ class YesNo:
     def encode(
         self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
     ) -> Encoded:
-        """One item a document or chunk, all with one prefix.
+        """One item a document or chunk, with one prefix for all that fit beside the whole query.
 
-        Only the caller's texts are cut: the query to half of what template and instruction
-        leave, the document to the rest; the instruction never.
+        Only the caller's texts are cut, and only in a pair that does not fit: the query to half of
+        what template and instruction leave, the document to the rest; the instruction never.
         Raises `InvalidRequest` if the instruction leaves no room.
         """
         instructed = self._encode_instruction(instruction, max_length)
@@ -111,17 +111,21 @@ class YesNo:
         if room < 2:
             raise InvalidRequest(f"the instruction leaves no room in {max_length} tokens: shorten it", "instruction")
         asked = self._encoder.encode([self._query.fill(query)], max_length)[0]
-        share = room // 2 if cut.query_tokens is None else min(room // 2, cut.query_tokens)
-        kept = self._query.cut(asked, self._query.least + share)
-        prefix = self._prefix({"instruction": instructed, "query": kept})
-        most = max_length - len(prefix) - len(self._after)
-        slot, items, truncated, chunks = self._document, [], [], []
+        most = len(asked) if cut.query_tokens is None else self._query.least + cut.query_tokens
+        whole = self._query.cut(asked, most)
+        half = self._query.cut(whole, self._query.least + room // 2)
+        beside_whole, beside_half = (self._prefix({"instruction": instructed, "query": ids}) for ids in (whole, half))
+        spare = max_length - len(self._after)
+        slot, items, truncated, chunks, query_cut = self._document, [], [], [], len(whole) < len(asked)
         for ids in encode_documents(self._encoder, documents, max_length, cut, slot.fill, slot.head, len(slot.tail)):
-            parts, lost = framed_pieces(ids, slot.head, slot.tail, most, cut)
+            parts, lost = framed_pieces(ids, slot.head, slot.tail, spare - len(beside_half), cut)
+            prefix = beside_whole
+            if len(half) < len(whole) and (len(parts) > 1 or len(beside_whole) + len(parts[0]) > spare):
+                prefix, query_cut = beside_half, True
             items += [self._item(part, prefix) for part in parts]
             truncated.append(lost)
             chunks.append(len(parts))
-        return Encoded(tuple(items), tuple(truncated), len(kept) < len(asked), tuple(chunks))
+        return Encoded(tuple(items), tuple(truncated), query_cut, tuple(chunks))
 
     def tokens(self, text: str, special: bool) -> list[Token]:
         return self._encoder.tokens(text, special)
