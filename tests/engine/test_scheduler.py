@@ -50,10 +50,12 @@ def test_every_batch_pays_for_the_prefix_once() -> None:
 
 
 def test_a_second_turn_in_a_batch_does_not_pay_for_the_prefix_again() -> None:
-    line = scheduler(job_with_prefix(8, *[4] * 10), job(5), turn=16)
+    line = scheduler(job_with_prefix(8, *[4] * 20), job(*[1] * 50), turn=16)
+    line.next_batch(20)
+    line.next_batch(20)
     batch = line.next_batch(41)
-    assert sum(len(unit.item) for unit in batch if unit.item.prefix is None) == 5
-    assert tokens(batch) == 41 - 8
+    assert [unit.item.prefix is None for unit in batch].count(False) == 4
+    assert tokens(batch) == 41 - 8 - 1
 
 
 def test_a_prefix_that_does_not_fit_beside_others_waits() -> None:
@@ -73,31 +75,61 @@ def test_an_item_longer_than_a_turn_joins_a_batch_that_has_room() -> None:
 
 
 def test_requests_take_turns_within_a_batch() -> None:
-    large, small = job(*[5] * 100), job(5, 5)
-    batch = scheduler(large, small).next_batch(40)
-    assert sum(unit.job is small for unit in batch) == 2
-    assert tokens(batch) == 40
+    one, other = job(*[5] * 100), job(*[5] * 100)
+    line = scheduler(one, other)
+    assert {unit.job for unit in line.next_batch(40)} == {one}
+    assert {unit.job for unit in line.next_batch(40)} == {other}
+    assert [unit.job for unit in line.next_batch(40)] == [one, one, other, other] * 2
 
 
 def test_ten_documents_never_wait_behind_a_thousand() -> None:
     large = job(*[5] * 1000)
     line = scheduler(large)
-    line.next_batch(20)
+    line.next_batch(50)
     small = job(*[5] * 10)
     line.admit(small)
-    batches = 0
-    while small.has_waiting:
-        line.next_batch(20)
-        batches += 1
-    # Half of each batch: 10 tokens of 50, where the large request has 4,980 waiting.
-    assert batches == 5
+    assert {unit.job for unit in line.next_batch(50)} == {small}
+    assert {unit.job for unit in line.next_batch(50)} == {large}
+
+
+def test_a_thousand_documents_are_never_held_up_by_one_small_request_after_the_other() -> None:
+    large = job(*[10] * 100)
+    line = scheduler(large)
+    line.next_batch(20)
+    served: list[Job] = []
+    for _ in range(16):
+        line.admit(job(10, 10))
+        served += [unit.job for unit in line.next_batch(20)]
+    # Every fourth turn, of at most ten tokens.
+    assert served.count(large) >= 16 * 2 // 8
+
+
+def test_a_new_request_that_finds_a_batch_half_full_keeps_its_place() -> None:
+    one, other = job(10), job(*[10] * 5)
+    line = scheduler(one, other)
+    assert [unit.job for unit in line.next_batch(20)] == [one, other]
+    line.admit(job(10, 10))
+    assert [unit.job for unit in line.next_batch(20)] == [other, other]
+
+
+def test_a_batch_smaller_than_a_turn_ends_the_turn() -> None:
+    line = scheduler(job(*[5] * 100), turn=50)
+    line.next_batch(10)
+    small = job(5, 5)
+    line.admit(small)
+    assert {unit.job for unit in line.next_batch(10)} == {small}
+    patient = job(*[5] * 8)
+    line.admit(patient)
+    for _ in range(8):
+        line.next_batch(10)
+    assert not patient.has_waiting
 
 
 def test_with_more_requests_than_turns_in_a_batch_everyone_is_served_in_rounds() -> None:
-    jobs = [job(10, 10) for _ in range(6)]
+    jobs = [job(10, 10, 10, 10) for _ in range(6)]
     line = scheduler(*jobs)
-    served = [unit.job for _ in range(3) for unit in line.next_batch(20)]
-    assert served == jobs
+    assert [unit.job for _ in range(6) for unit in line.next_batch(20)] == [one for one in jobs for _ in range(2)]
+    assert [unit.job for _ in range(3) for unit in line.next_batch(20)] == jobs
 
 
 def test_a_lower_priority_number_is_served_first() -> None:
@@ -108,10 +140,9 @@ def test_a_lower_priority_number_is_served_first() -> None:
 
 def test_whoever_waited_longest_gets_every_fourth_turn_whatever_its_priority() -> None:
     patient = job(*[10] * 4, priority=100)
-    line = scheduler(patient, job(*[10] * 100, priority=-100), job(*[10] * 100, priority=-99))
-    served = [unit.job for unit in line.next_batch(160)]
+    line = scheduler(patient, *[job(*[10] * 100, priority=-priority) for priority in (100, 99)])
+    served = [unit.job for _ in range(16) for unit in line.next_batch(10)]
     assert [turn for turn, one in enumerate(served) if one is patient] == [3, 11]
-    assert served.count(patient) == 2
 
 
 def test_a_batch_without_room_for_the_next_in_turn_does_not_cost_its_turn() -> None:
