@@ -11,9 +11,11 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive
+from starlette.routing import Match
+from starlette.types import Receive, Scope, Send
 
 from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
@@ -30,18 +32,39 @@ Result = TypeVar("Result")
 Core = RerankRequest | ScoreRequest
 
 
+class DirectRoute(APIRoute):
+    """Described like any route of FastAPI, but called directly with the request.
+
+    Resolving dependencies that are not there, and matching the patterns of all paths before,
+    costs as much as reading a body and writing a reply.
+    """
+
+    def matches(self, scope: Scope) -> tuple[Match, Scope]:
+        if not self.param_convertors and scope["path"] != self.path:
+            return Match.NONE, {}
+        return super().matches(scope)
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] not in self.methods:
+            await super().handle(scope, receive, send)  # which refuses it
+            return
+        response = await self.endpoint(Request(scope, receive, send))
+        await response(scope, receive, send)
+
+
 def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], Reranker]) -> None:
     """`reranker()` gives the loaded model or raises `NotReady`."""
     endpoint = _endpoint(table, reranker)
     for dialect in table.rows:
         for path in dialect.paths:
             documented = path == dialect.paths[0]
-            app.add_api_route(
+            app.router.add_api_route(
                 path,
                 endpoint,
                 methods=["POST"],
                 response_model=None,
                 response_class=Response,
+                route_class_override=DirectRoute,
                 include_in_schema=documented,
                 **(operation(dialect) if documented else {}),
             )
