@@ -38,14 +38,16 @@ class Process:
     """What the process around the application does for it; nothing, when it runs inside another program.
 
     `on_failure` is called, on the loading thread, when the model cannot be loaded; `on_death`,
-    on any thread, when it will compute no more. `signals` is entered on the event loop while
-    the application runs. With `load_first` nothing is accepted before the model is loaded.
+    on any thread, when it will compute no more; `on_ready` when it is loaded. `signals` is
+    entered on the event loop while the application runs. With `load_first` nothing is accepted
+    before the model is loaded.
     """
 
     on_failure: Callable[[], None] = _nothing
     on_death: Callable[[], None] = _nothing
     signals: Callable[[Lifecycle], AbstractContextManager[None]] = _no_signals
     load_first: bool = False
+    on_ready: Callable[[], None] = _nothing
 
 
 DETACHED = Process()
@@ -173,3 +175,4 @@ class Lifecycle:
             backend.dtype,
             backend.attention,
         )
+        self._process.on_ready()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import math
 import os
@@ -207,7 +208,15 @@ def _stop_signals(lifecycle: Lifecycle) -> Iterator[None]:
 
 
 def _this_process(replaces: bool = False) -> Process:
-    return Process(_end_replacement if replaces else _end_process, _end_dead_process, _stop_signals, replaces)
+    return Process(
+        _end_replacement if replaces else _end_process, _end_dead_process, _stop_signals, replaces, _freeze_garbage
+    )
+
+
+def _freeze_garbage() -> None:
+    """What was imported and loaded lives as long as the process: let no collection look at it again."""
+    gc.collect()
+    gc.freeze()
 
 
 def _connections(settings: Settings) -> int:

@@ -245,8 +245,8 @@ class Reranker:
         return RerankResult(
             model=self.scorer.info.name,
             ranking=tuple(
-                RankedDocument(index, float(scores[index]), scored.scores[index].truncated, scored.scores[index].chunks)
-                for index in best_first.tolist()
+                RankedDocument(index, score, scored.scores[index].truncated, scored.scores[index].chunks)
+                for index, score in zip(best_first.tolist(), scores[best_first].tolist(), strict=True)
             ),
             query_truncated=any(score.query_truncated for score in scored.scores),
             usage=Usage(scored.prompt_tokens),
@@ -289,16 +289,16 @@ def _model_facts(scorer: Scorer) -> str:
 def _pair_scores(encoded: Encoded, raw: FloatArray, documents: int) -> tuple[PairScore, ...]:
     """One a document, from one raw score a chunk; the items of the documents are the last ones."""
     chunks = encoded.chunks or (1,) * documents
-    own = encoded.items[len(encoded.items) - sum(chunks) :]
-    starts = np.cumsum((0, *chunks[:-1]))
-    tokens = np.add.reduceat([len(item) for item in own], starts).tolist()
-    shared = count_tokens(encoded.items) - sum(tokens)
-    # The best chunk's score is the document's; a NaN stays one.
-    best = np.maximum.reduceat(raw, starts).tolist()
-    return tuple(
-        PairScore(best[i], encoded.truncated[i], chunks[i], tokens[i], shared, encoded.query_truncated)
-        for i in range(documents)
-    )
+    lengths = [len(item) for item in encoded.items[len(encoded.items) - sum(chunks) :]]
+    shared = count_tokens(encoded.items) - sum(lengths)
+    best = raw.tolist()
+    if len(lengths) > documents:
+        starts = np.cumsum((0, *chunks[:-1]))
+        lengths = np.add.reduceat(lengths, starts).tolist()
+        # The best chunk's score is the document's; a NaN stays one.
+        best = np.maximum.reduceat(raw, starts).tolist()
+    lost = encoded.query_truncated
+    return tuple(PairScore(*pair, shared, lost) for pair in zip(best, encoded.truncated, chunks, lengths, strict=True))
 
 
 def _check_nothing_lost(encoded: Encoded, documents: Sequence[str], requested: Sequence[str], max_length: int) -> None:

@@ -45,7 +45,7 @@ class DirectRoute(APIRoute):
         return super().matches(scope)
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] not in self.methods:
+        if scope["method"] != "POST":
             await super().handle(scope, receive, send)  # which refuses it
             return
         response = await self.endpoint(Request(scope, receive, send))
