@@ -61,9 +61,10 @@ def test_half_precision_only_where_the_device_gains(device: str, half: bool, mac
 
 def test_what_torch_reads_when_loaded_is_set_unless_the_user_set_it() -> None:
     wanted = policy.environment_before_torch()
-    assert wanted == {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
+    assert wanted == {"PYTORCH_ENABLE_MPS_FALLBACK": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"}
     assert policy.apply_environment({}, wanted) == wanted
-    assert policy.apply_environment({"PYTORCH_ENABLE_MPS_FALLBACK": "0"}, wanted) == {}
+    given = {"PYTORCH_ENABLE_MPS_FALLBACK": "0"}
+    assert policy.apply_environment(given, wanted) == {"ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"}
 
 
 @pytest.mark.parametrize(

@@ -49,6 +49,20 @@ def textbook(query: Tensor, key: Tensor, value: Tensor, scale: float, window: in
     return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
 
 
+@pytest.mark.parametrize("broken", [float("nan"), float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_numbers_that_are_none_stay_within_their_sequence(dtype: torch.dtype, broken: float) -> None:
+    layout = Layout.of(items(LENGTHS, [None] * len(LENGTHS)), False, CPU)
+    poisoned = layout.spans[3]
+    states = torch.randn(3, 1, 4, layout.spans[-1].stop, 8).to(dtype)
+    states[..., poisoned.start : poisoned.stop, :] = broken
+    out, _ = packed.packed_attention(torch.nn.Identity(), *states, None, layout=layout)
+    healthy = torch.ones(out.shape[1], dtype=torch.bool)
+    healthy[poisoned.start : poisoned.stop] = False
+    assert out[0, healthy].isfinite().all()
+    assert out[0, ~healthy].isnan().all()
+
+
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("window", [None, 1, 3, 30, 100])
 @pytest.mark.parametrize("scaling", [None, 0.5])

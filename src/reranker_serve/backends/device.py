@@ -62,8 +62,12 @@ def choose_dtype(device: str, half_precision: bool, machine: Machine) -> DType:
 
 
 def environment_before_torch() -> dict[str, str]:
-    """Variables torch reads when it is loaded: operations that MPS lacks run on the CPU."""
-    return {"PYTORCH_ENABLE_MPS_FALLBACK": "1"}
+    """Variables torch and its libraries read when they are loaded.
+
+    Operations that MPS lacks run on the CPU. oneDNN keeps a kernel for every shape it has seen, of
+    up to a megabyte each: as many as a batch of short sequences needs, not its own 1,024.
+    """
+    return {"PYTORCH_ENABLE_MPS_FALLBACK": "1", "ONEDNN_PRIMITIVE_CACHE_CAPACITY": "192"}
 
 
 def under_mps_pressure(driver_allocated: int, recommended: int) -> bool:
@@ -76,16 +80,18 @@ def threads_per_worker(cores: int, workers: int) -> int:
 
 
 def keep_freed_memory() -> None:
-    """Let the C library keep the memory of activations for the next batch (glibc only).
+    """Give back what loading needed, and from now on keep the memory of activations for the next batch (glibc only).
 
     By default every tensor of more than 128 KiB..32 MiB is mapped anew and given back, and the
     kernel clears its pages each time: up to a third of a forward pass. One arena, because
     those of other threads are limited to 64 MiB.
     """
     try:
-        mallopt = ctypes.CDLL(None).mallopt
+        library = ctypes.CDLL(None)
+        mallopt, malloc_trim = library.mallopt, library.malloc_trim
     except (OSError, AttributeError):  # not Linux, or another C library
         return
+    malloc_trim(0)
     for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 29), (_M_ARENA_MAX, 1)):
         mallopt(option, value)
 

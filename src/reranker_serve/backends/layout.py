@@ -84,6 +84,10 @@ class Layout:
             span.prefix + span.stop - span.start for span in self.spans
         )
 
+    def sees_all(self, window: int | None) -> bool:
+        """Whether every span attends to all of itself and to nothing else."""
+        return not self.causal and (window is None or self.longest[1] <= window) and self.keys is None
+
     def mask(self, rows: range, keys: int, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor | None:
         """[repeat x len(rows), keys]: -inf where row i, a position among the keys, must not see key j, else 0.
 

@@ -104,7 +104,7 @@ def load(
     except torch.OutOfMemoryError as error:
         raise ModelError(f"{folder} does not fit the memory of {chosen}: {str(error).splitlines()[0]}") from None
     if chosen == "cpu":
-        policy.keep_freed_memory()  # only now: what loading needed goes back to the system
+        policy.keep_freed_memory()
     return backend
 
 
