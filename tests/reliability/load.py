@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import json
 import os
 import time
 import uuid
@@ -41,6 +43,41 @@ async def call(session: aiohttp.ClientSession, url: str, content: dict[str, obje
     except (aiohttp.ClientError, ConnectionError, TimeoutError):
         what = "lost"
     return Outcome(name, what, time.perf_counter() - start)
+
+
+class Connection:
+    """A caller's own connection, where it matters which one a request goes by. Use it as a context."""
+
+    def __init__(self, url: str) -> None:
+        self._host, port = url.removeprefix("http://").split(":")
+        self._port = int(port)
+        self.local_port = 0
+        self.closing = False  # the server said that it will close it
+
+    async def __aenter__(self) -> Connection:
+        self._reader, self._writer = await asyncio.open_connection(self._host, self._port)
+        self.local_port = self._writer.get_extra_info("sockname")[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+        with contextlib.suppress(OSError):
+            await self._writer.wait_closed()
+
+    async def ask(self, content: dict[str, object]) -> Outcome:
+        name, start = uuid.uuid4().hex, time.perf_counter()
+        raw = json.dumps(content).encode()
+        head = f"POST /rerank HTTP/1.1\r\nHost: a\r\nX-Request-ID: {name}\r\nContent-Length: {len(raw)}\r\n\r\n"
+        try:
+            self._writer.write(head.encode() + raw)
+            lines = (await self._reader.readuntil(b"\r\n\r\n")).decode().lower().split("\r\n")
+            headers = dict(line.split(": ", 1) for line in lines[1:] if line)
+            await self._reader.readexactly(int(headers["content-length"]))
+            what = lines[0].split()[1]
+            self.closing = headers.get("connection") == "close"
+        except (OSError, asyncio.IncompleteReadError):
+            what, self.closing = "lost", True
+        return Outcome(name, what, time.perf_counter() - start)
 
 
 async def closed_loop(url: str, callers: int, seconds: float, documents: int = 4) -> list[Outcome]:
