@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from reranker_serve.backends.linear import bfloat16_product, pack_linear_layers, works
+from reranker_serve.backends.int8 import int8_product
+from reranker_serve.backends.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
 from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder
 
@@ -23,6 +25,39 @@ def test_a_product_is_the_layers(rows: int, inner: int, outer: int, bias: bool) 
     with torch.inference_mode():
         got = bfloat16_product(layer.weight.detach(), layer.bias.detach() if bias else None)(x)
         torch.testing.assert_close(got, layer(x), atol=0.02, rtol=0.02)
+
+
+def test_products_meet_few_numbers_of_rows() -> None:
+    met = []
+
+    def product(x: torch.Tensor) -> torch.Tensor:
+        met.append(len(x))
+        return 2 * x
+
+    bounded = few_sizes(product)
+    for rows in range(1, 2049):
+        x = torch.arange(3.0 * rows).reshape(rows, 3)
+        assert torch.equal(bounded(x), 2 * x)
+        assert rows <= met[-1] < 1.07 * rows
+    assert len(set(met)) == 128
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+@pytest.mark.parametrize("make", [bfloat16_product, int8_product])
+def test_memory_does_not_grow_with_the_lengths_of_batches(make: MakeProduct) -> None:
+    if not works(make, torch.bfloat16):
+        pytest.skip("this build of torch does not have the kernels")
+    layer = nn.Sequential(nn.Linear(64, 128).bfloat16())
+    with torch.inference_mode():
+        pack_linear_layers(layer, make)
+        before = resident_bytes()
+        for rows in range(100, 900):
+            layer(torch.ones(rows, 64, dtype=torch.bfloat16))
+    assert resident_bytes() - before < 50e6
+
+
+def resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Block(nn.Module):
