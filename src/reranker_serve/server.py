@@ -63,24 +63,25 @@ def application() -> FastAPI:
     return create_app(settings, process=_this_process())
 
 
-def worker_application() -> FastAPI:
+def worker_application(scorer: Scorer | None = None) -> FastAPI:
     """The same for a worker, whose supervisor has reported the settings already."""
     settings, _ = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     replaces = _REPLACES in os.environ
-    return create_app(settings, process=_this_process(replaces))
+    return create_app(settings, scorer, _this_process(replaces))
 
 
-def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None) -> int:
+def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None, worker: str = _WORKER) -> int:
     """Serve until told to stop; returns the exit status. Raises `PortError`.
 
     `scorer` is served as it is, in this process; without one the configured model is loaded.
+    `worker` names what makes the application where it runs in processes of its own.
     """
     _check_certificate(settings)
     sock = bind(settings.host, settings.port)
     several = settings.workers > 1 and not reload
     config = ServerConfig(
-        _WORKER if reload or several else create_app(settings, scorer, _this_process()),
+        worker if reload or several else create_app(settings, scorer, _this_process()),
         read_timeout=settings.read_timeout,
         max_connections=_connections(settings),
         factory=reload or several,

