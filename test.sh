@@ -4,7 +4,8 @@
 #   ./test.sh --clients   runs the tests with real client packages instead, against real servers;
 #                         they are installed into .venv-clients and .venv-clients-newest
 #
-#   ./test.sh --reliability   runs the long form of tests/reliability instead: minutes of load, 50 stops
+#   ./test.sh --reliability   runs the long forms of tests/reliability and tests/api/test_schema.py instead: an hour of
+#                             load, stops, faults and wild input; RELIABILITY_SOAK_SECONDS shortens its longest part
 #
 # RR_TEST_DATA: a folder with real tokenizers and judged collections; tests that need it are
 # skipped, and say so, when it is not set.
@@ -34,7 +35,7 @@ if [ "${1:-}" = --clients ]; then
 fi
 if [ "${1:-}" = --reliability ]; then
   shift
-  RELIABILITY=full exec "$bin/python" -m pytest tests/reliability "$@"
+  RELIABILITY=full exec "$bin/python" -m pytest tests/reliability tests/api/test_schema.py "$@"
 fi
 "$bin/ruff" check .
 "$bin/ruff" format --check .

