@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,8 @@ from reranker_serve.types import ModelInfo, Scorer
 # Weights in safetensors, tokenizers and configurations; no pickles, no ONNX or OpenVINO copies.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _UNWANTED = ["onnx/*", "openvino/*"]
+# Of the disk or the folder, while other errors of a download are the connection's.
+_CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ def download(model: str, directory: Path) -> Path:
     from huggingface_hub import snapshot_download
 
     target = directory / folder_name(model)
-    with _hub_errors(model, "check the connection and try again"):
+    with _hub_errors(model, "check the connection and try again", target, "name another folder"):
         snapshot_download(model, local_dir=target, allow_patterns=_WANTED, ignore_patterns=_UNWANTED)
     read_checkpoint(target)
     return target
@@ -92,23 +95,26 @@ def _from_hub(settings: Settings) -> ModelFiles:
         if offline
         else "check the connection, or download it elsewhere and set RERANKER_MODEL_PATH"
     )
-    with _hub_errors(settings.model_name, advice):
-        folder = snapshot_download(
+    folder = settings.model_cache_dir
+    with _hub_errors(settings.model_name, advice, folder, "set RERANKER_MODEL_CACHE_DIR"):
+        snapshot = snapshot_download(
             settings.model_name,
-            cache_dir=settings.model_cache_dir,
+            cache_dir=folder,
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
             local_files_only=offline,
         )
-    return ModelFiles(Path(folder), Path(folder).name)
+    return ModelFiles(Path(snapshot), Path(snapshot).name)
 
 
 class _hub_errors:
     """Turn what the hub client raises into one line."""
 
-    def __init__(self, model: str, advice: str) -> None:
+    def __init__(self, model: str, advice: str, folder: Path, elsewhere: str) -> None:
         self._model = model
         self._advice = advice
+        self._folder = folder
+        self._elsewhere = elsewhere
 
     def __enter__(self) -> None:
         return None
@@ -125,6 +131,11 @@ class _hub_errors:
             raise ModelError(f"the hub has no model {model}: check RERANKER_MODEL_NAME") from None
         if isinstance(error, hub.LocalEntryNotFoundError | hub.OfflineModeIsEnabled):
             raise ModelError(f"{model} is not on this machine and cannot be fetched: {self._advice}") from None
+        if isinstance(error, OSError) and error.errno in _CANNOT_WRITE:
+            reason = os.strerror(error.errno)
+            raise ModelError(
+                f"{model} cannot be written to {self._folder} ({reason}): make it possible there, or {self._elsewhere}"
+            ) from None
         if isinstance(error, Exception):
             reason = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ModelError(f"downloading {model} failed ({reason}): {self._advice}") from None

@@ -7,6 +7,7 @@ import os
 import shutil
 import socket
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,10 @@ import pytest
 from tests.server.processes import CLI, environment
 
 
-def start(folder: Path, *arguments: str, **settings: str) -> tuple[int, str]:
-    """Run `serve` until it ends by itself; its status and the last line it printed."""
+def start(folder: Path, *arguments: str, within: Sequence[str] = (), **settings: str) -> tuple[int, str]:
+    """Run `serve`, by the command `within` if given, until it ends by itself; its status and its last line."""
     done = subprocess.run(
-        [*CLI, "serve", *arguments],
+        [*within, *CLI, "serve", *arguments],
         cwd=folder,
         env=environment(**settings),
         stdout=subprocess.PIPE,

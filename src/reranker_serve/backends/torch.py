@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
@@ -25,6 +26,7 @@ from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, Nex
 logger = logging.getLogger(__name__)
 
 _PADDED_BUCKET_TOKENS = 4096
+_LONGEST_REASON = 300
 # Packed and padded sums differ in the last bits only; sequences that see each other differ by far more.
 _AGREEMENT = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
@@ -139,6 +141,8 @@ def _multiplies_bfloat16() -> bool:
 def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
     kind = _MODEL_KINDS[type(readout)]
     transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
     try:
         model, report = kind.from_pretrained(
             folder,
@@ -146,11 +150,21 @@ def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,
             output_loading_info=True,
         )
     except Exception as error:  # safetensors, transformers and the file system each raise their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        raise ModelError(f"the weights in {folder} cannot be loaded: {reason}") from None
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""
+        raise ModelError(f"the weights in {folder} cannot be loaded: {reason}{advice}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    mismatched = sorted(str(name) for name, *_ in report["mismatched_keys"])
+    if mismatched:
+        raise ModelError(
+            f"the weights in {folder} have other shapes than its config.json tells, {mismatched[0]} first:"
+            " the two are not of the same model"
+        )
     # A bare encoder is pooled by the family; its own pooler is neither needed nor always saved.
     missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
     if missing:

@@ -63,6 +63,12 @@ class Checkpoint:
         return declared - 2 if self.config.get("model_type") in _POSITIONS_AFTER_PADDING else declared
 
     @property
+    def vocabulary(self) -> int | None:
+        """How many token ids the model knows, where it says so."""
+        declared: int | None = self.config.get("vocab_size")
+        return declared
+
+    @property
     def hidden_size(self) -> int:
         return int(self.config.get("hidden_size") or self.config["dim"])
 
@@ -79,6 +85,7 @@ def read_checkpoint(folder: Path) -> Checkpoint:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is not a model's configuration")
+    _check_config(folder / "config.json", config)
     checkpoint = Checkpoint(folder, config)
     _check_architecture(checkpoint)
     _check_weights(folder)
@@ -103,7 +110,7 @@ def build_family(checkpoint: Checkpoint, settings: Settings) -> Family:
     if settings.prompt is not None or settings.instruction is not None:
         name = "RERANKER_PROMPT" if settings.prompt is not None else "RERANKER_INSTRUCTION"
         raise SettingsError(f"{name} is set, but {checkpoint.architecture} is no language model: unset it")
-    encoder = TextEncoder(checkpoint.folder)
+    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
     if checkpoint.architecture in CROSS_ENCODERS:
         return CrossEncoder(encoder, max_length)
     config = read_embedding_config(checkpoint.folder)
@@ -158,6 +165,19 @@ def _declares(checkpoint: Checkpoint, prompt: Prompt, served_name: str) -> bool:
 def _chat_template(folder: Path) -> str:
     paths = [folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
     return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file())
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """What is read of a configuration is of the kind that it should be."""
+    for name in ("max_position_embeddings", "hidden_size", "dim", "vocab_size"):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ModelError(f"{path}: {name} is {value!r}, not a whole number above 0")
+    architectures, labels = config.get("architectures"), config.get("id2label")
+    if architectures and not (isinstance(architectures, list) and isinstance(architectures[0], str)):
+        raise ModelError(f"{path}: architectures is {architectures!r}, not a list of names")
+    if labels and not isinstance(labels, dict):
+        raise ModelError(f"{path}: id2label is {labels!r}, not an object")
 
 
 def _check_architecture(checkpoint: Checkpoint) -> None:

@@ -27,6 +27,7 @@ _CHARACTERS_PER_TOKEN = 32
 # a single word of more tokens than this otherwise than it would the whole: the characters kept
 # are the same.)
 _EDGE_TOKENS = 128
+_OLDER_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,19 @@ class Template:
 
 
 class TextEncoder:
-    """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads."""
+    """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads.
 
-    def __init__(self, folder: Path) -> None:
+    `vocabulary`: how many ids the model knows, if that is known.
+    """
+
+    def __init__(self, folder: Path, vocabulary: int | None = None) -> None:
         self._plain = _build(folder, without_control_tokens)
+        largest = max(self._plain.get_vocab(with_added_tokens=False).values(), default=0)
+        if vocabulary is not None and largest >= vocabulary:
+            raise ModelError(
+                f"the tokenizer in {folder} has ids up to {largest}, but the model knows {vocabulary}:"
+                " it belongs to another model"
+            )
         if not self._plain.encode("a", add_special_tokens=False).ids:
             raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
         self.single = _single_template(self._plain)
@@ -156,9 +166,12 @@ def _build(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> 
 
 def _description(folder: Path) -> str:
     path = folder / "tokenizer.json"
-    if path.is_file():
+    if path.exists():
         return path.read_text(encoding="utf-8")
-    # Converts the older formats (vocab.txt, sentencepiece.bpe.model).
+    # transformers would build a tokenizer that knows nothing.
+    if not any(path for pattern in _OLDER_VOCABULARIES for path in folder.glob(pattern)):
+        raise ModelError(f"{folder} has no tokenizer: tokenizer.json is missing; download the model again")
+    # Converts the older formats.
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
