@@ -86,6 +86,22 @@ async def test_a_failing_model_fails_the_requests_at_fault_only(tmp_path: Path, 
         report(faults=len(faults), others_answered=len(faults))
 
 
+async def test_too_little_memory_for_a_batch_costs_time_and_nothing_else(tmp_path: Path, report: Report) -> None:
+    requests = 100 if FULL else 10
+    with running(tmp_path, FAKE_SERVER, drain_delay="0") as server:
+        await asyncio.to_thread(server.wait_ready)
+        documents = [f"{'blue whale' if i % 2 else 'fox'} faultcrowd {i}" for i in range(40)]
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
+            crowded = {"query": "blue whale", "documents": documents, "raw_scores": True}
+            bodies = [crowded | {"query": f"blue whale {turn}"} for turn in range(1000, 1000 + requests)]
+            replies = await asyncio.gather(*(client.post("/rerank", json=one) for one in (*bodies, body(3))))
+    assert [reply.status_code for reply in replies] == [200] * (requests + 1)
+    for reply in replies[:-1]:
+        scores = {row["index"]: row["relevance_score"] for row in reply.json()["results"]}
+        assert scores == {i: 1.0 if i % 2 else -1.0 for i in range(40)}
+    report(crowded_requests=requests, answered=requests)
+
+
 @pytest.mark.parametrize("fault", ["faulthang", "faultlost"])
 async def test_a_model_that_is_gone_fails_the_waiting_and_ends_the_process(
     fault: str, tmp_path: Path, report: Report

@@ -3,7 +3,8 @@
 Several workers need a model folder as their supervisor looks into it: RERANKER_MODEL_PATH.
 
 The model fails in the way that a word of a text names: `faultraise`, `faultnan`, `faultshape`,
-`faultmemory`, `faultlost`, `faulthang`. SIGUSR1 prints the number of asyncio tasks to the log.
+`faultmemory`, `faultlost`, `faulthang`; beside `faultcrowd` there is memory for one item more.
+SIGUSR1 prints the number of asyncio tasks to the log.
 """
 
 import asyncio
@@ -39,6 +40,8 @@ class FaultyBackend(FakeBackend):
         ):
             if _number(fault) in words:
                 raise error
+        if _number("faultcrowd") in words and len(items) > 2:
+            raise OutOfMemory("no memory left for so many")
         rows = super().forward(items)
         poisoned = [_number("faultnan") in item.ids for item in items]
         rows[poisoned] = np.nan
