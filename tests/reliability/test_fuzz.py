@@ -26,7 +26,7 @@ from tests.reliability.load import FULL
 from tests.reliability.traffic import examples
 
 # 10^5 together in the long form.
-PARSED, UNDERSTOOD, SENT = (40_000, 40_000, 20_000) if FULL else (300, 300, 150)
+PARSED, UNDERSTOOD, SENT = (60_000, 25_000, 15_000) if FULL else (300, 300, 150)
 TABLE = DialectTable(all_dialects())
 
 

@@ -78,21 +78,23 @@ async def crowd(url: str, size: int, seconds: float) -> list[Outcome]:
     return [one for part in await asyncio.gather(*map(caller, range(size))) for one in part]
 
 
-async def slow_caller(url: str, turn: int) -> bytes:
-    """Never finishes its headers or, every second one, its body; returns the line it is closed with."""
+async def slow_caller(url: str, turn: int) -> tuple[bytes, float]:
+    """Never finishes its headers or, every second one, its body; the line it is closed with, and after which time."""
+    start = time.perf_counter()
     host, port = url.removeprefix("http://").split(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     head = b"POST /rerank HTTP/1.1\r\nHost: a\r\nContent-Length: 50\r\n"
     writer.write(head + (b"\r\n{" if turn % 2 else b""))
     line = await reader.readline()
     writer.close()
-    return line.strip()
+    return line.strip(), time.perf_counter() - start
 
 
 async def test_slow_callers_are_closed_and_nobody_else_notices(tmp_path: Path, report: Report) -> None:
     if allow_connections(CROWD + LORIS) < CROWD + LORIS:
         pytest.skip("the limit of open files (ulimit -n) is too low")
-    with running(tmp_path, FAKE_SERVER, drain_delay="0", read_timeout=str(0.8 * CROWD_SECONDS)) as server:
+    patience = 0.8 * CROWD_SECONDS
+    with running(tmp_path, FAKE_SERVER, drain_delay="0", read_timeout=str(patience)) as server:
         await asyncio.to_thread(server.wait_ready)
         before = descriptors(server)
         alone = await crowd(server.url, CROWD, CROWD_SECONDS)
@@ -101,7 +103,7 @@ async def test_slow_callers_are_closed_and_nobody_else_notices(tmp_path: Path, r
         await asyncio.sleep(CROWD_SECONDS / 2)
         most = descriptors(server) - before
         found = count(await beside)
-        assert {await one for one in slow} == {b"HTTP/1.1 408 Request Timeout"}
+        closed = [await one for one in slow]
         await asyncio.sleep(0.5)
         after = descriptors(server)
     calm, beset = (percentile([one.seconds for one in part], 0.99) for part in (alone, beside.result()))
@@ -113,6 +115,8 @@ async def test_slow_callers_are_closed_and_nobody_else_notices(tmp_path: Path, r
         p99_beside_ms=round(beset * 1e3, 1),
     )
     assert found == {"200": 2 * CROWD}
+    assert {line for line, _ in closed} == {b"HTTP/1.1 408 Request Timeout"}
+    assert max(seconds for _, seconds in closed) < patience + 2
     assert most >= CROWD + LORIS - 2
     assert after <= before + 2
     assert beset < 3 * calm + 0.1
