@@ -110,5 +110,5 @@ def test_any_text_gets_a_finite_score_or_a_mapped_error(server: Server, report: 
             assert counted.status_code == 200, (name, counted.text[:300])
         assert client.post("/rerank", json={"query": "plants", "documents": ["food"]}).status_code == 200
     report(texts=len(TEXTS), answers=dict(answers), slowest_s=round(slowest[0], 2), slowest=slowest[1])
-    assert slowest[0] < 10
+    assert slowest[0] < 30
     assert "Traceback" not in server.output

