@@ -23,12 +23,12 @@ from tests.server.processes import CLI, FAKE_SERVER, Server, running
 pytestmark = needs_proc
 
 SECONDS = float(os.environ.get("RELIABILITY_SOAK_SECONDS", "1200" if FULL else "6"))
-GROWTH = 1.05 if SECONDS >= 600 else 1.1
 # Requests a second: little of one core, so that hours of it disturb nobody.
 RATES = {"fake": 20.0, "demo": 2.0} if FULL else {"fake": 60.0}
-# When memory has its level. torch and oneDNN keep what they prepared for each size of batch, and the C library
-# what was freed (backends/device.py): at this rate it takes ten minutes until all sizes came.
+# When memory has its level, and how much more it may be at the end. torch and oneDNN keep what they prepared for each
+# size of batch, which takes ten minutes at this rate, and the C library keeps what was freed (backends/device.py).
 LEVEL_AT = {"fake": min(120.0, SECONDS / 3), "demo": SECONDS / 2}
+GROWTH = {"fake": 1.05 if SECONDS >= 600 else 1.1, "demo": 1.15}
 BODY_LIMIT = 200_000
 KEY = "soak"
 
@@ -104,7 +104,7 @@ async def test_nothing_grows_in_mixed_use(model: str, tmp_path: Path, report: Re
         server_cpu_percent=round(100 * cpu / SECONDS, 1),
     )
     assert set(came) <= {"good", "gone", "malformed", "incomplete", "key", "large"}, came
-    assert end <= GROWTH * level
+    assert end <= GROWTH[model] * level
     assert after <= before + 2
     assert ready.status_code == 200
     assert "Traceback" not in log
