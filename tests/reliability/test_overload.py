@@ -16,7 +16,7 @@ from tests.reliability.load import FULL, Connection, Outcome, body, closed_loop,
 from tests.reliability.proc import descriptors, needs_proc, resident_kib
 from tests.server.processes import FAKE_SERVER, metric, running
 
-SECONDS, WARM_UP = (60.0, 2.0) if FULL else (4.0, 1.5)
+SECONDS, WARM_UP = (60.0, 2.0) if FULL else (3.5, 1.0)
 QUEUE_TOKENS = 8000
 LORIS = 200 if FULL else 50
 CROWD = 1800 if FULL else 150

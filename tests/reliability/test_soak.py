@@ -22,7 +22,7 @@ from tests.server.processes import CLI, FAKE_SERVER, Server, running
 
 pytestmark = needs_proc
 
-SECONDS = float(os.environ.get("RELIABILITY_SOAK_SECONDS", "1200" if FULL else "6"))
+SECONDS = float(os.environ.get("RELIABILITY_SOAK_SECONDS", "1200" if FULL else "5"))
 # Requests a second: little of one core, so that hours of it disturb nobody.
 RATES = {"fake": 20.0, "demo": 2.0} if FULL else {"fake": 60.0}
 # When memory has its level, and how much more it may be at the end. torch and oneDNN keep what they prepared for each
