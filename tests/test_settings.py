@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 
 from reranker_serve.errors import SettingsError
+from reranker_serve.keys import parse_key
 from reranker_serve.settings import Settings, environment_name, load_settings
 
 NO_FILE = Path("/nonexistent")
@@ -72,6 +73,7 @@ MALFORMED = [
     ("PORT", "80\n81", "integer"),
     ("API_KEY", ",,", "at least one key"),
     ("API_KEY", " , ", "at least one key"),
+    ("API_KEY", "good,sha256:abc", "64 hex digits"),
 ]
 
 
@@ -85,6 +87,7 @@ def test_every_setting_that_can_be_malformed_is_tried() -> None:
         "instruction",
         "tls_certfile",
         "tls_keyfile",
+        "api_key_file",
     }
     assert {name.lower() for name, _, _ in MALFORMED} == Settings.model_fields.keys() - any_text
 
@@ -130,7 +133,7 @@ def test_what_kubernetes_sets_for_a_service_named_reranker_is_recognised() -> No
 
 def test_keys_are_several_and_never_shown() -> None:
     settings, _ = read({"RERANKER_API_KEY": "s3cret, sch\u00fcssel ,"})
-    assert settings.api_keys == (b"s3cret", "sch\u00fcssel".encode())
+    assert settings.api_keys == (parse_key("s3cret"), parse_key("sch\u00fcssel"))
     assert "s3cret" not in repr(settings)
     assert "s3cret" not in str(settings.model_dump())
 

@@ -18,6 +18,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from reranker_serve.errors import SettingsError
+from reranker_serve.keys import Key, parse_list
 
 PREFIX = "RERANKER_"
 
@@ -77,7 +78,12 @@ class Settings(BaseModel):
         None, ge=1, le=1024, description="threads for the model on a CPU; all cores / `WORKERS` when not set"
     )
     api_key: SecretStr | None = Field(
-        None, description="key a caller must present; several separated by commas; open when not set"
+        None,
+        description="key a caller must present, as such or as `sha256:` and its hash; several separated by commas; open"
+        " to all when neither this nor a file is set",
+    )
+    api_key_file: Path | None = Field(
+        None, description="file of keys, one a line: `key` or `name: key`; read again when it changes"
     )
     strict_model: bool = Field(False, description="answer 404 to requests that name another model")
     max_documents: int = Field(10_000, ge=1, description="most documents in one request")
@@ -144,8 +150,8 @@ class Settings(BaseModel):
     @field_validator("api_key")
     @classmethod
     def _holds_a_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().replace(",", "").strip():
-            raise ValueError("should hold at least one key; unset it to serve without keys")
+        if value is not None:
+            parse_list(value.get_secret_value())
         return value
 
     @field_validator("log_level", mode="before")
@@ -154,10 +160,14 @@ class Settings(BaseModel):
         return value.upper() if isinstance(value, str) else value
 
     @property
-    def api_keys(self) -> tuple[bytes, ...]:
-        """The accepted keys as bytes, as they would stand in a header; empty when open."""
-        text = self.api_key.get_secret_value() if self.api_key else ""
-        return tuple(key.strip().encode() for key in text.split(",") if key.strip())
+    def api_keys(self) -> tuple[Key, ...]:
+        """The keys of `RERANKER_API_KEY`; those of the file are not among them."""
+        return parse_list(self.api_key.get_secret_value()) if self.api_key else ()
+
+    @property
+    def needs_key(self) -> bool:
+        """False if the server is open to all."""
+        return self.api_key is not None or self.api_key_file is not None
 
     @property
     def served_name(self) -> str:
