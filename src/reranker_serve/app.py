@@ -16,6 +16,7 @@ from reranker_serve import __version__
 from reranker_serve.api.dialects import DialectTable, all_dialects
 from reranker_serve.api.middleware import BodyLimit, Boundary, RequireKey
 from reranker_serve.api.probes import add_probe_routes
+from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
@@ -58,6 +59,8 @@ def create_app(
     add_side_routes(app, lifecycle, settings)
     # Added innermost first.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout)
+    if settings.rates is not None:
+        app.add_middleware(RateLimit, rates=settings.rates)
     app.add_middleware(RequireKey, keys=accepted_keys(settings))
     app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing, leaving=lambda: lifecycle.leaving)
     return app

@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,6 +29,29 @@ _KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a caller may have in a minute; None: as much as it wants."""
+
+    requests: int | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Rates:
+        """From `600 requests, 1000000 tokens`. Raises `ValueError`."""
+        rates: dict[str, int] = {}
+        for part in text.split(","):
+            found = re.fullmatch(r"\s*([1-9]\d{0,14})\s+(request|token)s?\s*", part)
+            if found is None or found[2] + "s" in rates:
+                raise ValueError("should be like '600 requests, 1000000 tokens', which may be had in a minute")
+            rates[found[2] + "s"] = int(found[1])
+        return cls(**rates)
+
+    def share(self, workers: int) -> Rates:
+        """What one of `workers` that do not know of each other may give, so that together they give no more."""
+        return Rates(*(each and max(1, each // workers) for each in (self.requests, self.tokens)))
 
 
 class Settings(BaseModel):
@@ -84,6 +108,11 @@ class Settings(BaseModel):
     )
     api_key_file: Path | None = Field(
         None, description="file of keys, one a line: `key` or `name: key`; read again when it changes"
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="most that a key, or an address where there are no keys, may have in a minute: `600 requests`,"
+        " `1000000 tokens`, or both with a comma; no limit when not set",
     )
     strict_model: bool = Field(False, description="answer 404 to requests that name another model")
     max_documents: int = Field(10_000, ge=1, description="most documents in one request")
@@ -154,6 +183,13 @@ class Settings(BaseModel):
             parse_list(value.get_secret_value())
         return value
 
+    @field_validator("rate_limit")
+    @classmethod
+    def _tells_rates(cls, value: str | None) -> str | None:
+        if value is not None:
+            Rates.parse(value)
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -168,6 +204,11 @@ class Settings(BaseModel):
     def needs_key(self) -> bool:
         """False if the server is open to all."""
         return self.api_key is not None or self.api_key_file is not None
+
+    @property
+    def rates(self) -> Rates | None:
+        """What one worker gives a caller in a minute; None: there is no limit."""
+        return Rates.parse(self.rate_limit).share(self.workers) if self.rate_limit else None
 
     @property
     def served_name(self) -> str:

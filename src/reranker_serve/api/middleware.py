@@ -36,7 +36,10 @@ _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(slots=True)
 class Exchange:
-    """What is known of one request when its access line is written; lives in `scope["state"]`."""
+    """What is known of one request when its access line is written; lives in `scope["state"]`.
+
+    `headers` go out with its reply, whatever that is.
+    """
 
     id: str
     dialect: Dialect | None = None
@@ -47,6 +50,7 @@ class Exchange:
     timings: Timings | None = None
     trace_id: str = ""
     key: Key | None = None
+    headers: Mapping[str, str] | None = None
 
 
 class Boundary:
@@ -85,6 +89,8 @@ class Boundary:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = headers["request-id"] = exchange.id  # Voyage's client reads the second
                 headers["X-Response-Time-Ms"] = f"{(time.perf_counter() - start) * 1e3:.1f}"
+                if exchange.headers:
+                    headers.update(exchange.headers)
                 if self._leaving():
                     headers["Connection"] = "close"  # the caller's next request goes elsewhere
             await send(message)
