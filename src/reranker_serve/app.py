@@ -10,9 +10,11 @@ from typing import Any, NoReturn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from reranker_serve import __version__
+from reranker_serve.api.browsers import CORS, BrowserHeaders
 from reranker_serve.api.dialects import DialectTable, all_dialects
 from reranker_serve.api.middleware import BodyLimit, Boundary, RequireKey
 from reranker_serve.api.probes import add_probe_routes
@@ -63,6 +65,10 @@ def create_app(
         app.add_middleware(RateLimit, rates=settings.rates)
     app.add_middleware(RequireKey, keys=accepted_keys(settings))
     app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing, leaving=lambda: lifecycle.leaving)
+    # Beyond the boundary, so that errors have their headers, too.
+    if settings.allowed_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.allowed_origins, **CORS)
+    app.add_middleware(BrowserHeaders)
     return app
 
 

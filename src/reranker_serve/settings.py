@@ -27,6 +27,9 @@ PREFIX = "RERANKER_"
 _KUBERNETES_NAME = re.compile(r"RERANKER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
 
+# As browsers write it: lower case, no port where it is the scheme's own, no path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["text", "json"]
 
@@ -161,6 +164,11 @@ class Settings(BaseModel):
     )
     enable_docs: bool = Field(True, description="serve `/docs` and `/openapi.json`")
     enable_metrics: bool = Field(True, description="serve `/metrics`")
+    cors_origins: str | None = Field(
+        None,
+        description="sites whose pages may call from a browser: `https://app.example.com`, several separated by commas,"
+        " or `*`; none when not set",
+    )
     tls_certfile: Path | None = Field(None, description="certificate chain (PEM); serves HTTPS together with the key")
     tls_keyfile: Path | None = Field(None, description="private key of the certificate (PEM)")
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`")
@@ -190,6 +198,16 @@ class Settings(BaseModel):
             Rates.parse(value)
         return value
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str | None) -> str | None:
+        origins = _parts(value)
+        if value is not None and origins != ("*",):
+            wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
+            if wrong or not origins:
+                raise ValueError("should be '*', or like 'https://app.example.com', in lower case and without a path")
+        return value
+
     @field_validator("log_level", mode="before")
     @classmethod
     def _upper(cls, value: object) -> object:
@@ -209,6 +227,11 @@ class Settings(BaseModel):
     def rates(self) -> Rates | None:
         """What one worker gives a caller in a minute; None: there is no limit."""
         return Rates.parse(self.rate_limit).share(self.workers) if self.rate_limit else None
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """Sites whose pages may call; empty: none."""
+        return _parts(self.cors_origins)
 
     @property
     def served_name(self) -> str:
@@ -258,6 +281,10 @@ def markdown_table() -> str:
         shown = "none" if default is None else f"`{default}`"
         rows.append(f"| `{environment_name(name)}` | {shown} | {field.description} |")
     return "\n".join(rows)
+
+
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _read_env_file(path: Path) -> Mapping[str, str | None]:
