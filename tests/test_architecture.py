@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "errors"],
-    ["settings", "telemetry"],
+    ["settings", "telemetry", "keys"],
     ["families", "backends"],
     ["engine", "cache"],
     ["service", "loader"],

@@ -23,6 +23,8 @@ def example(kind: type[errors.RequestError]) -> errors.RequestError:
         return errors.MethodNotAllowed("said", "POST")
     if kind is errors.Overloaded:
         return errors.Overloaded("said", 7)
+    if kind is errors.RateLimited:
+        return errors.RateLimited("said", 7)
     return kind("said")
 
 
@@ -87,5 +89,5 @@ def test_what_a_message_quotes_cannot_make_it_long_or_break_the_line() -> None:
 
 def test_errors_that_pass_tell_when_to_come_back() -> None:
     waits = {kind for kind in STATUS if "Retry-After" in headers_of(example(kind))}
-    assert waits == {errors.Overloaded, errors.NotReady}
+    assert waits == {errors.Overloaded, errors.RateLimited, errors.NotReady}
     assert headers_of(example(errors.Overloaded))["Retry-After"] == "7"

@@ -1,17 +1,19 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from typing import Any
 
 import numpy as np
 import pytest
 
-from reranker_serve.backends.fake import FakeBackend, fake_scorer
-from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, UnknownModel
+from reranker_serve.backends.fake import FakeBackend, FakeFamily, fake_scorer
+from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
 from reranker_serve.service import Reranker
 from reranker_serve.telemetry.metrics import Metrics
-from reranker_serve.types import EncodedItem, FloatArray, RerankRequest
+from reranker_serve.types import Encoded, EncodedItem, FloatArray, RerankRequest
 from tests.conftest import Gate, fake_settings
 
 QUERY = "blue whale"
@@ -141,3 +143,40 @@ async def test_the_token_budget_is_what_is_configured_up_to_the_devices_cap(
 ) -> None:
     async with serving(FakeBackend(batch_token_cap=cap), batch_size=batch_size, max_length=max_length) as reranker:
         assert reranker.token_budget == budget
+
+
+class CountingFamily(FakeFamily):
+    """Remembers how many documents each call of `encode` had."""
+
+    def __init__(self) -> None:
+        self.calls: list[int] = []
+
+    def encode(self, query: str, documents: Sequence[str], **options: Any) -> Encoded:
+        self.calls.append(len(documents))
+        return super().encode(query, documents, **options)
+
+
+async def test_what_cannot_be_admitted_is_refused_before_it_is_tokenized(gate: Gate) -> None:
+    family = CountingFamily()
+    scorer = dataclasses.replace(fake_scorer(FakeBackend(gate, batch_token_cap=4)), family=family)
+    reranker = Reranker(scorer, fake_settings(max_queue_tokens="100", cache_entries="0"), Metrics())
+    try:
+        first = asyncio.create_task(reranker.rerank(ask(documents=("whale",))))
+        await gate.entered()
+        second = asyncio.create_task(reranker.rerank(ask(documents=tuple(f"whale {i}" for i in range(19)))))
+        for _ in range(500):
+            if reranker.engine.queued_tokens == 95:
+                break
+            await asyncio.sleep(0.01)
+        family.calls.clear()
+        with pytest.raises(Overloaded, match="95 of 100 queue tokens are taken") as refused:
+            await reranker.rerank(ask(documents=tuple(f"fox {i}" for i in range(6))))
+        assert (family.calls, refused.value.retry_after) == ([], 1)
+        with pytest.raises(Overloaded):  # it might have been short enough
+            await reranker.rerank(ask(documents=tuple(f"fox {i}" for i in range(5))))
+        assert family.calls == [5]
+        gate.open()
+        assert len((await first).ranking) + len((await second).ranking) == 20
+    finally:
+        gate.open()
+        await asyncio.to_thread(reranker.close)

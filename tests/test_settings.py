@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from reranker_serve.errors import SettingsError
-from reranker_serve.settings import Settings, environment_name, load_settings
+from reranker_serve.keys import parse_key
+from reranker_serve.settings import Rates, Settings, environment_name, load_settings
 
 NO_FILE = Path("/nonexistent")
 
@@ -70,8 +71,20 @@ MALFORMED = [
     ("MAX_QUEUE_TOKENS", "-5", "greater"),
     ("CACHE_ENTRIES", "-1", "greater"),
     ("PORT", "80\n81", "integer"),
+    ("RATE_LIMIT", "600", "should be like '600 requests"),
+    ("RATE_LIMIT", "0 requests", "should be like"),
+    ("RATE_LIMIT", "5 requests, 5 requests", "should be like"),
+    ("RATE_LIMIT", "5 requests,", "should be like"),
+    ("RATE_LIMIT", "5 documents", "should be like"),
+    ("CORS_ORIGINS", "app.example.com", "like 'https://app.example.com'"),
+    ("CORS_ORIGINS", "https://app.example.com/", "without a path"),
+    ("CORS_ORIGINS", "https://App.example.com", "in lower case"),
+    ("CORS_ORIGINS", "https://app.example.com, *", "should be '*', or"),
+    ("CORS_ORIGINS", "null", "should be '*', or"),
+    ("CORS_ORIGINS", ",", "should be '*', or"),
     ("API_KEY", ",,", "at least one key"),
     ("API_KEY", " , ", "at least one key"),
+    ("API_KEY", "good,sha256:abc", "64 hex digits"),
 ]
 
 
@@ -85,6 +98,7 @@ def test_every_setting_that_can_be_malformed_is_tried() -> None:
         "instruction",
         "tls_certfile",
         "tls_keyfile",
+        "api_key_file",
     }
     assert {name.lower() for name, _, _ in MALFORMED} == Settings.model_fields.keys() - any_text
 
@@ -130,9 +144,22 @@ def test_what_kubernetes_sets_for_a_service_named_reranker_is_recognised() -> No
 
 def test_keys_are_several_and_never_shown() -> None:
     settings, _ = read({"RERANKER_API_KEY": "s3cret, sch\u00fcssel ,"})
-    assert settings.api_keys == (b"s3cret", "sch\u00fcssel".encode())
+    assert settings.api_keys == (parse_key("s3cret"), parse_key("sch\u00fcssel"))
     assert "s3cret" not in repr(settings)
     assert "s3cret" not in str(settings.model_dump())
+
+
+@pytest.mark.parametrize(
+    ("text", "workers", "rates"),
+    [
+        ("600 requests", "1", Rates(600, None)),
+        ("1 token", "1", Rates(None, 1)),
+        ("1000000 tokens,  600 requests", "1", Rates(600, 1_000_000)),
+        ("600 requests, 1 token", "4", Rates(150, 1)),
+    ],
+)
+def test_a_rate_limit_is_divided_between_the_workers(text: str, workers: str, rates: Rates) -> None:
+    assert read({"RERANKER_RATE_LIMIT": text, "RERANKER_WORKERS": workers})[0].rates == rates
 
 
 def test_a_folder_is_served_under_its_name_unless_a_name_is_given(tmp_path: Path) -> None:

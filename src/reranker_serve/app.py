@@ -10,15 +10,19 @@ from typing import Any, NoReturn
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from reranker_serve import __version__
+from reranker_serve.api.browsers import CORS, BrowserHeaders
 from reranker_serve.api.dialects import DialectTable, all_dialects
 from reranker_serve.api.middleware import BodyLimit, Boundary, RequireKey
 from reranker_serve.api.probes import add_probe_routes
+from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
+from reranker_serve.keys import KeyFile, Keys
 from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
@@ -38,6 +42,7 @@ def create_app(
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
     answers 503 until then. `tracing` is what the OTEL_ variables configure unless given.
+    Raises `SettingsError` if the file of keys cannot be used.
     """
     metrics = Metrics()
     tracing = tracing or tracing_from_environment()
@@ -56,9 +61,21 @@ def create_app(
     add_side_routes(app, lifecycle, settings)
     # Added innermost first.
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout)
-    app.add_middleware(RequireKey, keys=settings.api_keys)
+    if settings.rates is not None:
+        app.add_middleware(RateLimit, rates=settings.rates)
+    app.add_middleware(RequireKey, keys=accepted_keys(settings))
     app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing, leaving=lambda: lifecycle.leaving)
+    # Beyond the boundary, so that errors have their headers, too.
+    if settings.allowed_origins:
+        app.add_middleware(CORSMiddleware, allow_origins=settings.allowed_origins, **CORS)
+    app.add_middleware(BrowserHeaders)
     return app
+
+
+def accepted_keys(settings: Settings) -> Keys:
+    """The keys of the settings and of their file. Raises `SettingsError` if the file cannot be used."""
+    file = settings.api_key_file
+    return Keys(settings.api_keys, KeyFile(file) if file else None)
 
 
 def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:

@@ -1,4 +1,4 @@
-"""The command line: `reranker-serve serve | download | daemon | bench | evaluate | verify | settings`.
+"""The command line: `reranker-serve serve | download | daemon | bench | evaluate | verify | settings | hash-key`.
 
 A flag of `serve` is the environment variable of the same name, set for this process and its
 workers; flags and variables derive from the same fields of `Settings`.
@@ -7,8 +7,10 @@ workers; flags and variables derive from the same fields of `Settings`.
 from __future__ import annotations
 
 import argparse
+import getpass
 import logging
 import os
+import secrets
 import shlex
 import sys
 from collections.abc import Callable, Sequence
@@ -16,7 +18,8 @@ from functools import partial
 from pathlib import Path
 
 from reranker_serve import __version__
-from reranker_serve.errors import RerankerError
+from reranker_serve.errors import RerankerError, SettingsError
+from reranker_serve.keys import HASHED, hash_key
 from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.tools import evaluate, verify
@@ -26,6 +29,9 @@ _TOOLS = (
     ("evaluate", evaluate, "measure ranking quality on a judged collection"),
     ("verify", verify, "compare the model's scores with the published ones"),
 )
+
+_KEY_BYTES = 32
+_SHORT_KEY = 20
 
 logger = logging.getLogger("reranker_serve")
 
@@ -76,6 +82,9 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_arguments(load)
     load.set_defaults(run=bench.run)
 
+    hashing = commands.add_parser("hash-key", help="print the hash of a key, read from standard input")
+    hashing.set_defaults(run=_hash_key)
+
     settings = commands.add_parser("settings", help="print the table of settings")
     settings.set_defaults(run=_settings)
     return parser
@@ -123,7 +132,7 @@ def _serve(parsed: argparse.Namespace) -> int:
 def _print_welcome(settings: Settings) -> None:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
     url = f"http://{host}:{settings.port}"
-    key = ' -H "Authorization: Bearer YOUR_KEY"' if settings.api_keys else ""
+    key = ' -H "Authorization: Bearer YOUR_KEY"' if settings.needs_key else ""
     body = (
         '{"query": "How do plants make food?", "documents": ["The stock market fell on Monday.",'
         ' "Photosynthesis turns sunlight into sugar."]}'
@@ -162,6 +171,22 @@ def _daemon(parsed: argparse.Namespace) -> int:
 
 def _tool(run: Callable[[argparse.Namespace, Settings], int], parsed: argparse.Namespace) -> int:
     return run(parsed, _read_settings(parsed))
+
+
+def _hash_key(_: argparse.Namespace) -> int:
+    if sys.stdin.isatty():
+        key = getpass.getpass("key (empty: make a random one): ").strip()
+        if not key:
+            key = secrets.token_urlsafe(_KEY_BYTES)
+            print(f"the key, shown only now: {key}", file=sys.stderr)
+    else:
+        key = sys.stdin.readline().strip()
+    if not key or any(blank.isspace() for blank in key) or "," in key or key.startswith(HASHED):
+        raise SettingsError("give one key, without blanks and commas, on standard input")
+    if len(key) < _SHORT_KEY:
+        print(f"warning: a key of fewer than {_SHORT_KEY} characters can be guessed from its hash", file=sys.stderr)
+    print(hash_key(key))
+    return 0
 
 
 def _settings(_: argparse.Namespace) -> int:

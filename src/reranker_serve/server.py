@@ -24,7 +24,7 @@ from fastapi import FastAPI
 from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
-from reranker_serve.app import create_app
+from reranker_serve.app import accepted_keys, create_app
 from reranker_serve.connections import ServerConfig, allow_connections
 from reranker_serve.errors import PortError, SettingsError
 from reranker_serve.lifecycle import Lifecycle, Process
@@ -55,12 +55,12 @@ def application() -> FastAPI:
     """
     try:
         settings, warnings = load_settings()
+        configure_logging(settings.log_level, settings.log_format)
+        for warning in warnings:
+            logger.warning("%s", warning)
+        return create_app(settings, process=_this_process())
     except SettingsError as error:
         raise SystemExit(f"error: {error}") from None
-    configure_logging(settings.log_level, settings.log_format)
-    for warning in warnings:
-        logger.warning("%s", warning)
-    return create_app(settings, process=_this_process())
 
 
 def worker_application(scorer: Scorer | None = None) -> FastAPI:
@@ -72,12 +72,13 @@ def worker_application(scorer: Scorer | None = None) -> FastAPI:
 
 
 def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None, worker: str = _WORKER) -> int:
-    """Serve until told to stop; returns the exit status. Raises `PortError`.
+    """Serve until told to stop; returns the exit status. Raises `PortError` and `SettingsError`.
 
     `scorer` is served as it is, in this process; without one the configured model is loaded.
     `worker` names what makes the application where it runs in processes of its own.
     """
     _check_certificate(settings)
+    accepted_keys(settings)  # a worker, or a reloaded process, has nobody to tell that it cannot start
     sock = bind(settings.host, settings.port)
     several = settings.workers > 1 and not reload
     config = ServerConfig(

@@ -106,6 +106,7 @@ class Reranker:
         entries = settings.cache_entries
         self._cache = ScoreCache(entries, metrics.cache_hits.inc, metrics.cache_misses.inc) if entries else None
         self._model_facts = _model_facts(scorer)
+        self._least_tokens = _least_tokens(scorer)
         self.engine.start()
 
     async def rerank(self, request: RerankRequest) -> RerankResult:
@@ -186,6 +187,8 @@ class Reranker:
 
     async def _compute(self, request: RerankRequest, documents: Sequence[str], max_length: int) -> _Computed:
         start = time.perf_counter()
+        # A request that cannot be admitted, however short its texts are, is refused before they are tokenized.
+        self.engine.check_room(len(documents) * min(self._least_tokens, max_length))
         with self._tracing.tokenize():
             encoded = await self._encode(request, documents, max_length)
         tokenized = time.perf_counter()
@@ -271,6 +274,12 @@ def token_budget(scorer: Scorer, settings: Settings) -> int:
     configured = settings.batch_size * settings.max_length
     cap = scorer.backend.batch_token_cap
     return configured if cap is None else min(configured, cap)
+
+
+def _least_tokens(scorer: Scorer) -> int:
+    """What a document without any text costs: no document costs less."""
+    empty = scorer.family.encode("", ("",), max_length=scorer.family.max_length_bounds[1], instruction=None)
+    return min(len(item) for item in empty.items)
 
 
 def _check_finite(raw: FloatArray) -> None:

@@ -11,6 +11,7 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +19,7 @@ from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
 
 from reranker_serve.errors import SettingsError
+from reranker_serve.keys import Key, parse_list
 
 PREFIX = "RERANKER_"
 
@@ -25,8 +27,34 @@ PREFIX = "RERANKER_"
 _KUBERNETES_NAME = re.compile(r"RERANKER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
 _KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
 
+# As browsers write it: lower case, no port where it is the scheme's own, no path.
+_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["text", "json"]
+
+
+@dataclass(frozen=True, slots=True)
+class Rates:
+    """What a caller may have in a minute; None: as much as it wants."""
+
+    requests: int | None = None
+    tokens: int | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> Rates:
+        """From `600 requests, 1000000 tokens`. Raises `ValueError`."""
+        rates: dict[str, int] = {}
+        for part in text.split(","):
+            found = re.fullmatch(r"\s*([1-9]\d{0,14})\s+(request|token)s?\s*", part)
+            if found is None or found[2] + "s" in rates:
+                raise ValueError("should be like '600 requests, 1000000 tokens', which may be had in a minute")
+            rates[found[2] + "s"] = int(found[1])
+        return cls(**rates)
+
+    def share(self, workers: int) -> Rates:
+        """What one of `workers` that do not know of each other may give, so that together they give no more."""
+        return Rates(*(each and max(1, each // workers) for each in (self.requests, self.tokens)))
 
 
 class Settings(BaseModel):
@@ -77,7 +105,17 @@ class Settings(BaseModel):
         None, ge=1, le=1024, description="threads for the model on a CPU; all cores / `WORKERS` when not set"
     )
     api_key: SecretStr | None = Field(
-        None, description="key a caller must present; several separated by commas; open when not set"
+        None,
+        description="key a caller must present, as such or as `sha256:` and its hash; several separated by commas; open"
+        " to all when neither this nor a file is set",
+    )
+    api_key_file: Path | None = Field(
+        None, description="file of keys, one a line: `key` or `name: key`; read again when it changes"
+    )
+    rate_limit: str | None = Field(
+        None,
+        description="most that a key, or an address where there are no keys, may have in a minute: `600 requests`,"
+        " `1000000 tokens`, or both with a comma; no limit when not set",
     )
     strict_model: bool = Field(False, description="answer 404 to requests that name another model")
     max_documents: int = Field(10_000, ge=1, description="most documents in one request")
@@ -126,6 +164,11 @@ class Settings(BaseModel):
     )
     enable_docs: bool = Field(True, description="serve `/docs` and `/openapi.json`")
     enable_metrics: bool = Field(True, description="serve `/metrics`")
+    cors_origins: str | None = Field(
+        None,
+        description="sites whose pages may call from a browser: `https://app.example.com`, several separated by commas,"
+        " or `*`; none when not set",
+    )
     tls_certfile: Path | None = Field(None, description="certificate chain (PEM); serves HTTPS together with the key")
     tls_keyfile: Path | None = Field(None, description="private key of the certificate (PEM)")
     log_level: LogLevel = Field("INFO", description="`DEBUG`, `INFO`, `WARNING`, `ERROR` or `CRITICAL`")
@@ -144,8 +187,25 @@ class Settings(BaseModel):
     @field_validator("api_key")
     @classmethod
     def _holds_a_key(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and not value.get_secret_value().replace(",", "").strip():
-            raise ValueError("should hold at least one key; unset it to serve without keys")
+        if value is not None:
+            parse_list(value.get_secret_value())
+        return value
+
+    @field_validator("rate_limit")
+    @classmethod
+    def _tells_rates(cls, value: str | None) -> str | None:
+        if value is not None:
+            Rates.parse(value)
+        return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: str | None) -> str | None:
+        origins = _parts(value)
+        if value is not None and origins != ("*",):
+            wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
+            if wrong or not origins:
+                raise ValueError("should be '*', or like 'https://app.example.com', in lower case and without a path")
         return value
 
     @field_validator("log_level", mode="before")
@@ -154,10 +214,24 @@ class Settings(BaseModel):
         return value.upper() if isinstance(value, str) else value
 
     @property
-    def api_keys(self) -> tuple[bytes, ...]:
-        """The accepted keys as bytes, as they would stand in a header; empty when open."""
-        text = self.api_key.get_secret_value() if self.api_key else ""
-        return tuple(key.strip().encode() for key in text.split(",") if key.strip())
+    def api_keys(self) -> tuple[Key, ...]:
+        """The keys of `RERANKER_API_KEY`; those of the file are not among them."""
+        return parse_list(self.api_key.get_secret_value()) if self.api_key else ()
+
+    @property
+    def needs_key(self) -> bool:
+        """False if the server is open to all."""
+        return self.api_key is not None or self.api_key_file is not None
+
+    @property
+    def rates(self) -> Rates | None:
+        """What one worker gives a caller in a minute; None: there is no limit."""
+        return Rates.parse(self.rate_limit).share(self.workers) if self.rate_limit else None
+
+    @property
+    def allowed_origins(self) -> tuple[str, ...]:
+        """Sites whose pages may call; empty: none."""
+        return _parts(self.cors_origins)
 
     @property
     def served_name(self) -> str:
@@ -207,6 +281,10 @@ def markdown_table() -> str:
         shown = "none" if default is None else f"`{default}`"
         rows.append(f"| `{environment_name(name)}` | {shown} | {field.description} |")
     return "\n".join(rows)
+
+
+def _parts(text: str | None) -> tuple[str, ...]:
+    return tuple(part.strip() for part in (text or "").split(",") if part.strip())
 
 
 def _read_env_file(path: Path) -> Mapping[str, str | None]:

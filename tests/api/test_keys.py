@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from reranker_serve.keys import hash_key
 from tests.conftest import Connect
 
 GOOD = {"query": "blue whale", "documents": ["the blue whale"]}
@@ -72,3 +75,12 @@ async def test_docs_and_metrics_can_be_closed(connect: Connect) -> None:
         for path in ("/docs", "/openapi.json", "/metrics"):
             assert (await client.get(path)).status_code == 404
         assert (await client.post("/rerank", json=GOOD)).status_code == 200
+
+
+async def test_keys_of_a_file_and_of_the_settings_hold_together(connect: Connect, tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text(f"team-a: {hash_key('filed')}\n")
+    async with connect(api_key_file=str(tmp_path / "keys"), api_key=f"set,{hash_key('hashed')}") as client:
+        for key, status in (("filed", 200), ("set", 200), ("hashed", 200), (hash_key("filed"), 401), ("", 401)):
+            reply = await client.post("/rerank", json=GOOD, headers={"X-Api-Key": key})
+            assert reply.status_code == status, key
+        assert (await client.get("/v1/cluster/auth")).json() == {"auth": True}

@@ -4,15 +4,13 @@ import asyncio
 import json
 import logging
 import sys
+from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 
-from reranker_serve.app import create_app
-from reranker_serve.backends.fake import fake_scorer
 from reranker_serve.telemetry.logs import FIELDS, JsonFormatter
-from tests.conftest import Connect, fake_settings
+from tests.conftest import Connect
 
 GOOD = {"query": "blue whale", "documents": ["the blue whale", "a red fox"]}
 
@@ -50,20 +48,17 @@ async def test_a_refused_request_has_its_error_and_no_times(connect: Connect, ca
     assert "secret" not in json.dumps(line)
 
 
-async def test_the_key_s_name_is_in_the_line(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_key_s_name_is_in_the_line(
+    connect: Connect, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
     caplog.set_level("INFO", "reranker_serve.access")
-    app = create_app(fake_settings(), fake_scorer())
-
-    async def named(scope: Any, receive: Any, send: Any) -> None:
-        scope.setdefault("state", {})["key_name"] = "team-a"
-        await app(scope, receive, send)
-
-    client = httpx.AsyncClient(transport=httpx.ASGITransport(named), base_url="http://test")
-    async with app.router.lifespan_context(app), client:
-        await client.post("/rerank", json=GOOD)
+    (tmp_path / "keys").write_text("team-a: s3cret\n")
+    async with connect(api_key_file=str(tmp_path / "keys")) as client:
+        await client.post("/rerank", json=GOOD, headers={"X-Api-Key": "s3cret"})
     (line,) = access(caplog)
     assert line["key"] == "team-a"
     assert " key=team-a " in line["message"]
+    assert "s3cret" not in str(line)
 
 
 def test_a_traceback_stays_on_one_line_of_json() -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import hmac
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from reranker_serve.errors import Unauthorized
+from reranker_serve.keys import Key, Keys
 
 # `/v1/cluster/auth` tells Xinference's client whether to send its key.
 OPEN_PATHS = frozenset(
@@ -15,15 +15,15 @@ OPEN_PATHS = frozenset(
 _BEARER = b"bearer "
 
 
-def check_key(headers: Iterable[tuple[bytes, bytes]], accepted: Sequence[bytes]) -> None:
-    """Raises `Unauthorized` unless a header holds one of `accepted`. Compares in constant time, as bytes."""
+def check_key(headers: Iterable[tuple[bytes, bytes]], accepted: Keys) -> Key:
+    """The key that a header holds. Raises `Unauthorized` unless one is accepted."""
     presented = [key for name, value in headers for key in _keys(name, value)]
     if not presented:
         raise Unauthorized("no API key: send 'Authorization: Bearer KEY'")
-    # Every pair is compared: how long it takes tells nothing about which key came close.
-    matches = [hmac.compare_digest(given, key) for given in presented for key in accepted]
-    if not any(matches):
+    key = accepted.find(presented)
+    if key is None:
         raise Unauthorized("the API key is not valid")
+    return key
 
 
 def _keys(name: bytes, value: bytes) -> list[bytes]:

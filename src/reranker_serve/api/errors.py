@@ -32,6 +32,7 @@ STATUS: dict[type[errors.RequestError], _Row] = {
     errors.SlowBody: _Row(408),
     errors.RequestTooLarge: _Row(413),
     errors.Overloaded: _Row(429),
+    errors.RateLimited: _Row(429),
     errors.ClientGone: _Row(499),
     errors.InferenceFailed: _Row(500, tei=424),
     errors.NotReady: _Row(503),

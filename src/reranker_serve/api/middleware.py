@@ -7,7 +7,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from urllib.parse import quote
@@ -20,6 +20,7 @@ from reranker_serve.api.auth import OPEN_PATHS, check_key
 from reranker_serve.api.dialects import Call, Dialect, DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
 from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError, RequestTooLarge, SlowBody
+from reranker_serve.keys import Key, Keys
 from reranker_serve.telemetry.logs import FIELDS
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
@@ -35,7 +36,10 @@ _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 @dataclass(slots=True)
 class Exchange:
-    """What is known of one request when its access line is written; lives in `scope["state"]`."""
+    """What is known of one request when its access line is written; lives in `scope["state"]`.
+
+    `headers` go out with its reply, whatever that is.
+    """
 
     id: str
     dialect: Dialect | None = None
@@ -45,6 +49,8 @@ class Exchange:
     error: str = ""
     timings: Timings | None = None
     trace_id: str = ""
+    key: Key | None = None
+    headers: Mapping[str, str] | None = None
 
 
 class Boundary:
@@ -83,6 +89,8 @@ class Boundary:
                 headers = MutableHeaders(scope=message)
                 headers["X-Request-ID"] = headers["request-id"] = exchange.id  # Voyage's client reads the second
                 headers["X-Response-Time-Ms"] = f"{(time.perf_counter() - start) * 1e3:.1f}"
+                if exchange.headers:
+                    headers.update(exchange.headers)
                 if self._leaving():
                     headers["Connection"] = "close"  # the caller's next request goes elsewhere
             await send(message)
@@ -132,13 +140,13 @@ class Boundary:
 class RequireKey:
     """Everything but the probes needs a key, if there are keys."""
 
-    def __init__(self, app: ASGIApp, keys: Sequence[bytes]) -> None:
+    def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._keys and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            check_key(scope["headers"], self._keys)
+        if self._keys.needed and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            scope["state"]["exchange"].key = check_key(scope["headers"], self._keys)
         await self._app(scope, receive, send)
 
 
@@ -201,7 +209,8 @@ def _fields(scope: Scope, exchange: Exchange, seconds: float) -> dict[str, Field
     if exchange.timings:
         queue, inference = exchange.timings.queue_ms, exchange.timings.inference_ms
         fields |= {"queue_ms": round(queue, 1), "inference_ms": round(inference, 1)}
-    optional = {"error": exchange.error, "key": scope["state"].get("key_name"), "trace_id": exchange.trace_id}
+    key = exchange.key.name if exchange.key else None
+    optional = {"error": exchange.error, "key": key, "trace_id": exchange.trace_id}
     return fields | {name: value for name, value in optional.items() if value} | {"id": exchange.id}
 
 

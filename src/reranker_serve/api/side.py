@@ -55,7 +55,7 @@ def add_side_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings) -> N
     @app.get("/v1/cluster/auth", tags=["facts"], operation_id="auth")
     async def auth() -> dict[str, bool]:
         """Whether a key is needed; Xinference's client sends its key only then."""
-        return {"auth": bool(settings.api_keys)}
+        return {"auth": settings.needs_key}
 
     @app.post(
         "/tokenize",

@@ -125,6 +125,11 @@ class Engine:
         if self._closing:
             raise NotReady(_STOPPING, retry_after=5)
 
+    def check_room(self, tokens: int) -> None:
+        """Raise what `submit` would for a request of so many tokens, or more: before the work of finding out."""
+        with self._changed:
+            self._scheduler.check_room(tokens)
+
     def _forget(self, job: Job) -> None:
         with self._changed:
             self._scheduler.drop(job)

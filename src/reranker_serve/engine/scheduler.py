@@ -53,10 +53,18 @@ class Scheduler:
 
         Raises `RequestTooLarge` if it can never fit, `Overloaded` if it does not fit now.
         """
-        cost, limit = job.waiting_tokens, self._max_queue_tokens
+        cost = job.waiting_tokens
+        self.check_room(cost)
+        self._line_up(job, _Rank(job.priority, started=False))
+        self.queued_tokens += cost
+
+    def check_room(self, cost: int) -> None:
+        """Raises what `admit` would for a job of `cost` tokens."""
+        limit = self._max_queue_tokens
         if cost > limit:
             raise RequestTooLarge(
-                f"the request has {cost} tokens, the queue holds at most {limit}: send fewer documents at a time"
+                f"the request has at least {cost} tokens, the queue holds at most {limit}:"
+                " send fewer documents at a time"
             )
         excess = self.queued_tokens + cost - limit
         if excess > 0:
@@ -66,8 +74,6 @@ class Scheduler:
                 f" retry in {retry_after} s",
                 retry_after,
             )
-        self._line_up(job, _Rank(job.priority, started=False))
-        self.queued_tokens += cost
 
     def drop(self, job: Job) -> None:
         """Forget a job's waiting items (its caller went away or has an error); idempotent."""

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from reranker_serve.backends.fake import FakeBackend
+from tests.conftest import Connect
+
+GOOD = {"query": "blue whale", "documents": ["the blue whale"]}
+SITE = "https://app.example.com"
+PREFLIGHT = {
+    "Origin": SITE,
+    "Access-Control-Request-Method": "POST",
+    "Access-Control-Request-Headers": "authorization,x-api-key,api-key,content-type,x-request-id,x-request-timeout",
+}
+
+
+def allowed(reply: httpx.Response) -> str | None:
+    return reply.headers.get("access-control-allow-origin")
+
+
+async def test_a_preflight_needs_no_key_and_permits_the_headers_of_keys(connect: Connect) -> None:
+    async with connect(cors_origins=f"http://localhost:3000, {SITE}", api_key="s3cret") as client:
+        reply = await client.options("/v1/rerank", headers=PREFLIGHT)
+        assert (reply.status_code, allowed(reply)) == (200, SITE)
+        assert reply.headers["X-Content-Type-Options"] == "nosniff"
+        for headers in ({"Origin": "https://evil.example.com"}, {"Access-Control-Request-Method": "DELETE"}):
+            assert (await client.options("/v1/rerank", headers=PREFLIGHT | headers)).status_code == 400
+        other = await client.options("/v1/rerank", headers=PREFLIGHT | {"Origin": "https://evil.example.com"})
+        assert allowed(other) is None
+
+
+async def test_replies_and_errors_can_be_read_by_an_allowed_site_and_no_other(connect: Connect) -> None:
+    def explode(items: object) -> None:
+        raise RuntimeError("no such kernel")
+
+    async with connect(
+        FakeBackend(before_forward=explode), cors_origins=SITE, api_key="k", rate_limit="2 requests"
+    ) as c:
+        for key, body, status in (("no", GOOD, 401), ("k", {}, 400), ("k", GOOD, 500), ("k", GOOD, 429)):
+            reply = await c.post("/rerank", json=body, headers={"Origin": SITE, "X-API-Key": key})
+            assert (reply.status_code, allowed(reply)) == (status, SITE)
+            exposed = reply.headers["access-control-expose-headers"].lower().split(", ")
+            assert {"retry-after", "x-request-id", "x-ratelimit-remaining-tokens"} <= set(exposed)
+            assert reply.headers["Vary"] == "Origin"
+        other = await c.post("/rerank", json=GOOD, headers={"Origin": SITE + ".evil.org", "X-API-Key": "k"})
+        assert allowed(other) is None
+
+
+async def test_any_site_may_be_allowed_and_none_is_by_default(connect: Connect) -> None:
+    async with connect(cors_origins="*") as client:
+        assert allowed(await client.post("/rerank", json=GOOD, headers={"Origin": SITE})) == "*"
+    async with connect() as client:
+        assert allowed(await client.post("/rerank", json=GOOD, headers={"Origin": SITE})) is None
+        assert (await client.options("/rerank", headers=PREFLIGHT)).status_code == 405
+
+
+@pytest.mark.parametrize("path", ["/health", "/nowhere", "/metrics", "/openapi.json", "/docs/assets/swagger-ui.css"])
+async def test_no_reply_is_taken_for_another_type(path: str, connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.get(path)
+    assert reply.headers["X-Content-Type-Options"] == "nosniff"
+    assert "Content-Security-Policy" not in reply.headers
+
+
+@pytest.mark.parametrize("path", ["/docs", "/docs/oauth2-redirect"])
+async def test_pages_load_from_here_alone_and_stand_in_no_frame(path: str, connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.get(path)
+        policy = dict(part.split(" ", 1) for part in reply.headers["Content-Security-Policy"].split("; "))
+        assert (policy["default-src"], policy["frame-ancestors"]) == ("'none'", "'none'")
+        assert policy["connect-src"] == "'self'"
+        assert reply.headers["Referrer-Policy"] == "no-referrer"
+        # What the page loads is there, and permitted.
+        for source in re.findall(r'(?:src|href)="([^"]+)"', reply.text):
+            assert source.startswith("/")
+            assert (await client.get(source)).status_code == 200
