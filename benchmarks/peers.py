@@ -63,7 +63,7 @@ def main() -> None:
     result = Result(
         date=datetime.now(UTC).date().isoformat(),
         command=shlex.join(["python", "-m", "benchmarks.peers", *sys.argv[1:]]),
-        revision=_revision(),
+        revision=revision(),
         machine=facts(),
         shapes=tuple(shapes),
     )
@@ -93,7 +93,7 @@ def _measure_shape(shape: Shape, data: Path, arguments: argparse.Namespace) -> S
     work = arguments.work.resolve()
     folder = checkpoint(shape, work, data)
     texts = Texts(folder, data)
-    _tell(f"{shape.name}: measuring the matrix ceilings")
+    tell(f"{shape.name}: measuring the matrix ceilings")
     limits = ceilings(shape)
     present: dict[str, Peer] = {}
     about: dict[str, dict[str, str]] = {}
@@ -102,7 +102,7 @@ def _measure_shape(shape: Shape, data: Path, arguments: argparse.Namespace) -> S
     try:
         exact.prepare()
         for name in arguments.peer:
-            _tell(f"{shape.name}: preparing {name}")
+            tell(f"{shape.name}: preparing {name}")
             peer = PEERS[name](name, shape, folder, work)
             try:
                 present[name] = peer
@@ -121,7 +121,7 @@ def _measure_shape(shape: Shape, data: Path, arguments: argparse.Namespace) -> S
 
 def _drop(name: str, present: dict[str, Peer], reason: str, absent: dict[str, str]) -> None:
     absent[name] = reason
-    _tell(f"{name} is absent: {reason}")
+    tell(f"{name} is absent: {reason}")
     present.pop(name).close()
 
 
@@ -159,7 +159,7 @@ class Series:
             names = list(present)
             turn = number % max(1, len(names))
             for name in [*names[turn:], *names[:turn]]:
-                _tell(f"{self._shape.name} {self._workload.name}: round {number + 1} of {self._rounds}, {name}")
+                tell(f"{self._shape.name} {self._workload.name}: round {number + 1} of {self._rounds}, {name}")
                 self._guard(
                     name,
                     present,
@@ -197,7 +197,7 @@ class Series:
 
     def _get_ready(self, name: str, peer: Peer, requests: Sequence[Request]) -> None:
         """Warm up, let it choose its batch size, and see how much of a round fits the time."""
-        _tell(f"{self._shape.name} {self._workload.name}: warming up {name}")
+        tell(f"{self._shape.name} {self._workload.name}: warming up {name}")
         self._tuned[name] = peer.tune(first_pairs(requests, _TUNING_PAIRS))
         few = first_pairs(requests, _WARM_UP_PAIRS)
         peer.score(few, self._workload.callers)
@@ -225,12 +225,12 @@ def _greatest_difference(got: Sequence[float], expected: Sequence[float]) -> flo
     return max((abs(a - b) for a, b in zip(got, expected, strict=False)), default=None)
 
 
-def _revision() -> str:
+def revision() -> str:
     done = subprocess.run(["git", "describe", "--always", "--dirty"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or "unknown"
 
 
-def _tell(line: str) -> None:
+def tell(line: str) -> None:
     print(f"{time.strftime('%H:%M:%S')} {line}", file=sys.stderr, flush=True)
 
 

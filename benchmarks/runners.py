@@ -24,6 +24,7 @@ from benchmarks.shapes import Shape
 
 _ROOT = Path(__file__).parents[1]
 _START_SECONDS = 300
+_POLL_SECONDS = 0.05
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,12 +116,18 @@ class HttpServer:
         raise NotImplementedError
 
     def prepare(self) -> dict[str, str]:
+        self.start()
+        return self.facts(self._client)
+
+    def start(self) -> float:
+        """Start it and wait until it is ready; returns the seconds from the process's start to that."""
         command, environment = self.command(self._port)
         log = _log(self.work, self._name)
+        started = time.perf_counter()
         self._process = subprocess.Popen(command, stdout=log, stderr=log, env=_environment(**environment))
         self._client = httpx.Client(base_url=f"http://127.0.0.1:{self._port}", timeout=3600)
         self._wait_until_ready(log.name)
-        return self.facts(self._client)
+        return time.perf_counter() - started
 
     def tune(self, requests: Sequence[Request]) -> str:
         return ""
@@ -155,7 +162,7 @@ class HttpServer:
                     return
             except httpx.TransportError:
                 pass
-            time.sleep(0.2)
+            time.sleep(_POLL_SECONDS)
         raise Absent(f"its server did not start: see {log}")
 
 

@@ -116,3 +116,29 @@ def test_a_run_names_who_took_part_and_who_did_not(data: Path, tmp_path: Path) -
     exact = next(found for found in workload["rows"] if found["peer"] == "transformers")
     assert exact["difference"] < 1e-3 < workload["spread"]
     assert "| transformers | float32 |" in (tmp_path / "results" / "small.md").read_text()
+
+
+def test_the_server_is_measured_in_every_part(data: Path, tmp_path: Path) -> None:
+    options = ["--rounds", "1", "--seconds", "1", "--requests", "3", "--shape", "tiny"]
+    options += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "results")]
+    # Without wrk, as on most machines.
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.server", *options],
+        cwd=ROOT,
+        env=os.environ | {"PATH": str(tmp_path), "RR_TEST_DATA": str(data)},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    result = json.loads((tmp_path / "results" / "server.json").read_text())
+    assert result["absent"] == {"without-model": "wrk is not installed"}
+    figures = {figure["what"]: figure["values"] for figure in result["figures"]}
+    assert len(figures) == 9
+    assert all(value > 0 for values in figures.values() for value in values)
+    beside, alone = figures["tiny: 10 documents beside 1,000"], figures["tiny: 10 documents alone"]
+    assert len(beside) >= 1
+    assert len(alone) == 20
+    assert figures["tiny: resident at most while loading"] >= figures["tiny: resident after loading"]
+    assert "| demo model, from process start to ready |" in (tmp_path / "results" / "server.md").read_text()
