@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import errno
+import gc
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -44,7 +47,8 @@ def load(settings: Settings) -> Scorer:
     checkpoint = read_checkpoint(files.folder)
     family = build_family(checkpoint, settings)
     os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
-    from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
+    with _no_collections():
+        from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 
     threads = settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers)
     backend = torch_backend.load(
@@ -56,6 +60,20 @@ def load(settings: Settings) -> Scorer:
         quantization=settings.quantization,
     )
     return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Import without the garbage collector, which else looks at ever more modules again and again.
+
+    They are there to stay, so no collection looks at them later, either.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def locate(settings: Settings) -> ModelFiles:
