@@ -7,9 +7,9 @@ document. A *backend* runs the model over items. A *scorer* is the two together.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -264,6 +264,18 @@ class Backend(Protocol):
         """Run the model: [items, readout.width] in the order given.
 
         Raises `OutOfMemory` when fewer items might fit, `BackendLost` when nothing will.
+        """
+        ...
+
+
+@runtime_checkable
+class OverlappingBackend(Backend, Protocol):
+    """A backend whose device computes by itself: the next batch can be prepared meanwhile."""
+
+    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], FloatArray]:
+        """Start what `forward` does; the function returned waits for it and has its result.
+
+        Passes are computed in the order begun. Both may raise what `forward` raises.
         """
         ...
 

@@ -67,6 +67,23 @@ def raise_on_poison(error: type[BaseException]) -> Callable[[Sequence[EncodedIte
     return check
 
 
+class Device(FakeBackend):
+    """Computes by itself, one pass after the other; fails at once on items of `FULL`, like a device without memory."""
+
+    FULL = 98
+
+    def __init__(self, before_forward: Callable[[Sequence[EncodedItem]], None] | None = None) -> None:
+        super().__init__(before_forward)
+        self.begun = 0
+        self._stream = ThreadPoolExecutor(1)
+
+    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], FloatArray]:
+        if len(items) > 1 and any(self.FULL in one.ids for one in items):
+            raise OutOfMemory("no memory")
+        self.begun += 1
+        return self._stream.submit(self.forward, items).result
+
+
 def submit_until_refused(engine: Engine) -> None:
     deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline:
@@ -317,3 +334,85 @@ def test_observers_see_batches_and_the_queue() -> None:
     assert sum(batches) == 2 * len(one)
     assert max(queue) == 2 * len(one)
     assert queue[-1] == 0
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.005)
+
+
+def test_one_batch_is_begun_while_another_is_computed_and_no_more(start: Start) -> None:
+    gate = Gate()
+    device = Device(gate)
+    engine = start(device, budget=8)
+    futures = [engine.submit([item(2)]) for _ in range(4)]
+    until(lambda: device.begun == 2)
+    time.sleep(0.05)
+    assert device.begun == 2
+    assert engine.queued_tokens > 0
+    gate.open()
+    assert [outputs(future) for future in futures] == [[1.0]] * 4
+
+
+def test_a_lone_request_is_not_kept_for_the_next(start: Start) -> None:
+    engine = start(Device())
+    assert outputs(engine.submit([item(3), item(1)])) == [2.0, 0.0]
+    assert outputs(engine.submit([item(2)])) == [1.0]
+
+
+@pytest.mark.parametrize("marker", [POISON, Device.FULL], ids=["while it is computed", "when it is begun"])
+def test_what_fails_on_a_device_fails_alone(start: Start, marker: int) -> None:
+    device = Device(raise_on_poison(RuntimeError))
+    engine = start(device, budget=40)
+    futures = [engine.submit([item(number % 3 + 1, marker=marker if number == 5 else 1)]) for number in range(20)]
+    for number, future in enumerate(futures):
+        if number == 5 and marker == POISON:
+            with pytest.raises(InferenceFailed):
+                future.result(WAIT)
+        else:
+            assert outputs(future) == [number % 3]
+    assert engine.death is None
+
+
+def test_a_device_that_hangs_fails_the_pass_it_computes_and_the_one_begun() -> None:
+    gate, died = Gate(), threading.Event()
+    device = Device(gate)
+    engine = Engine(device, Scheduler(100_000, turn_tokens=8), 8, on_death=died.set, pass_timeout=0.3)
+    engine.start()
+    doomed = [engine.submit([item(2)]) for _ in range(3)]
+    for future in doomed:
+        with pytest.raises(NotReady, match="hangs"):
+            future.result(WAIT)
+    assert died.wait(WAIT)
+    gate.open()
+    engine.close(WAIT)
+
+
+def test_what_was_begun_is_delivered_before_the_engine_closes() -> None:
+    gate = Gate()
+    device = Device(gate)
+    engine = Engine(device, Scheduler(100_000, turn_tokens=8), 8)
+    engine.start()
+    futures = [engine.submit([item(2)]) for _ in range(3)]
+    until(lambda: device.begun == 2)
+    threading.Timer(0.1, gate.open).start()
+    assert engine.close(WAIT) == 0
+    assert [outputs(future) for future in futures] == [[1.0]] * 3
+
+
+def test_the_speed_of_a_device_counts_each_second_once() -> None:
+    """The queue's drain rate is what callers are told to wait by."""
+    scheduler = Scheduler(100_000, turn_tokens=8)
+    spans: list[float] = []
+    completed = scheduler.completed
+    scheduler.completed = lambda tokens, seconds: (spans.append(seconds), completed(tokens, seconds))[1]  # type: ignore[method-assign]
+    engine = Engine(Device(lambda _: time.sleep(0.05)), scheduler, 8)
+    engine.start()
+    begin = time.perf_counter()
+    for future in [engine.submit([item(2)]) for _ in range(6)]:
+        outputs(future)
+    elapsed = time.perf_counter() - begin
+    engine.close(WAIT)
+    assert 0.28 < sum(spans) <= elapsed + 0.01

@@ -1,7 +1,8 @@
 """The thread that owns the model: it pulls a batch whenever the model is free.
 
 Never polls and never waits for a batch to fill: under load batches are full because work
-piled up while the model was busy; idle, a request starts at once.
+piled up while the model was busy; idle, a request starts at once. Where the device computes
+by itself, the next batch is begun while one is computed, and no further ahead.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
@@ -18,7 +21,7 @@ from reranker_serve.engine.job import Job, JobResult, Unit
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.engine.watchdog import Watchdog
 from reranker_serve.errors import BackendError, BackendLost, InferenceFailed, NotReady
-from reranker_serve.types import Backend, EncodedItem, FloatArray, count_tokens
+from reranker_serve.types import Backend, EncodedItem, FloatArray, OverlappingBackend, count_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +35,15 @@ def _ignore(tokens: int) -> None:
 
 def _nothing() -> None:
     return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Pass:
+    """A forward pass that was begun at `start`; `result` waits for it."""
+
+    units: list[Unit]
+    start: float
+    result: Callable[[], FloatArray]
 
 
 class Engine:
@@ -55,6 +67,7 @@ class Engine:
         width: int = 1,
     ) -> None:
         self._backend = backend
+        self._device = backend if isinstance(backend, OverlappingBackend) else None
         self._scheduler = scheduler
         self._budget = token_budget
         self._on_batch = on_batch
@@ -64,6 +77,7 @@ class Engine:
         self._width = width
         self._changed = threading.Condition()
         self._batch: list[Unit] = []  # handed to the model thread and not yet done
+        self._last_done = 0.0
         self._closing = False
         self._death: str | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -145,58 +159,81 @@ class Engine:
     # --- on the model thread ---
 
     def _run(self) -> None:
+        running: _Pass | None = None
         try:
-            while batch := self._pull():
-                self._compute(batch)
+            while (batch := self._pull(running)) or running:
+                begun = self._begin(batch)
+                if running:
+                    self._finish(running)
+                running = begun
+                if running and self._device is None:
+                    self._finish(running)
+                    running = None
         except BaseException as error:  # the thread's last word: nobody may wait for it for ever
             logger.critical("the model thread died", exc_info=error)
             self._die(f"the model thread died: {type(error).__name__}: {error}")
 
-    def _pull(self) -> list[Unit]:
-        """Wait for work; an empty list means: closed and drained, or given up."""
+    def _pull(self, running: _Pass | None) -> list[Unit]:
+        """Wait for work, unless a pass is running; an empty list without one means: closed and drained, or given up."""
         with self._changed:
-            self._batch = []
+            self._batch = running.units if running else []
             while not (batch := self._scheduler.next_batch(self._budget)):
-                if self._closing or self._death is not None:
+                if running or self._closing or self._death is not None:
                     return []
                 self._changed.wait()
-            self._batch = batch
+            self._batch = [*self._batch, *batch]
             self._on_queue(self._scheduler.queued_tokens)
             return batch
 
-    def _compute(self, batch: list[Unit]) -> None:
-        """Compute a batch. If it fails, halve it until exactly the items at fault fail."""
-        batch = [unit for unit in batch if not unit.job.settled]
-        if not batch:
-            return
+    def _begin(self, batch: list[Unit]) -> _Pass | None:
+        """Begin what is still wanted of a batch; None if that is nothing, or if it failed and was settled."""
+        units = [unit for unit in batch if not unit.job.settled]
+        if not units:
+            return None
         start = time.perf_counter()
-        for unit in batch:
+        for unit in units:
             unit.job.started(start)
+        items = [unit.item for unit in units]
+        if self._device is None:
+            return _Pass(units, start, partial(self._backend.forward, items))
         try:
-            rows = self._forward([unit.item for unit in batch])
+            with self._watchdog.watched():
+                return _Pass(units, start, self._device.begin(items))
         except BackendLost:
             raise
         except Exception as error:  # whatever a model may raise concerns these items alone
-            self._split(batch, error)
+            self._split(units, error)
+            return None
+
+    def _finish(self, begun: _Pass) -> None:
+        """Deliver a pass. If it failed, halve it until exactly the items at fault fail."""
+        try:
+            rows = self._rows(begun)
+        except BackendLost:
+            raise
+        except Exception as error:
+            self._split(begun.units, error)
             return
         now = time.perf_counter()
-        self._account(count_tokens(unit.item for unit in batch), now - start)
-        for unit, row in zip(batch, rows, strict=True):
+        # A pass that was begun while another ran did not begin to be computed until that was done.
+        self._account(count_tokens(unit.item for unit in begun.units), now - max(begun.start, self._last_done))
+        self._last_done = now
+        for unit, row in zip(begun.units, rows, strict=True):
             unit.job.deliver(unit.position, row, now)
 
-    def _forward(self, items: list[EncodedItem]) -> FloatArray:
+    def _rows(self, begun: _Pass) -> FloatArray:
         with self._watchdog.watched():
-            rows = self._backend.forward(items)
-        shape, expected = np.shape(rows), (len(items), self._width)
+            rows = begun.result()
+        shape, expected = np.shape(rows), (len(begun.units), self._width)
         if shape != expected:
             raise BackendError(f"the backend returned numbers of shape {shape} where {expected} was due")
         return rows
 
     def _split(self, batch: list[Unit], error: Exception) -> None:
         if len(batch) > 1:
-            half = len(batch) // 2
-            self._compute(batch[:half])
-            self._compute(batch[half:])
+            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
+                if begun := self._begin(half):
+                    self._finish(begun)
             return
         job = batch[0].job
         logger.error("inference failed: %s", error, exc_info=error)
