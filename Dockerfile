@@ -11,7 +11,8 @@ COPY requirements.txt requirements-demo.txt requirements-dev.txt ./
 # An image has the exporter of traces too; it is loaded only where OTEL_ variables are set.
 RUN grep '^torch==' requirements.txt > torch.txt \
     && grep -v '^-e' requirements.txt > wanted.txt \
-    && grep '^opentelemetry' requirements-dev.txt >> wanted.txt
+    && grep '^opentelemetry' requirements-dev.txt >> wanted.txt \
+    && grep '^accelerate' requirements-dev.txt > accelerate.txt
 
 FROM build AS wheel
 COPY pyproject.toml README.md LICENSE ./
@@ -20,7 +21,8 @@ RUN pip wheel --no-deps --wheel-dir /wheels .
 
 FROM build AS packages-cuda
 RUN pip install -r torch.txt
-RUN pip install -r wanted.txt && pip install --no-deps -r requirements-demo.txt
+# With accelerate weights go straight to the GPU.
+RUN pip install -r wanted.txt -r accelerate.txt && pip install --no-deps -r requirements-demo.txt
 COPY --from=wheel /wheels /wheels
 RUN pip install --no-deps /wheels/*.whl
 

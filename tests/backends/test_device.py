@@ -109,3 +109,10 @@ def test_bfloat16_packed_stays_close_to_float32(name: str, tmp_path: Path) -> No
     items = full.family.encode("how do plants make food", documents, max_length=120, instruction=None).items
     np.testing.assert_allclose(half.backend.forward(items), full.backend.forward(items), atol=0.1, rtol=0)
     assert half.backend.attention == "packed per segment"
+
+
+@given(free=st.integers(0, 2**37), peak=st.integers(0, 2**33), tokens=st.integers(1, 8192))
+def test_a_pass_of_the_tokens_that_fit_a_gpu_leaves_memory_free(free: int, peak: int, tokens: int) -> None:
+    fitting = policy.fitting_tokens(free, peak, tokens)
+    assert fitting >= tokens  # what was just seen to fit
+    assert fitting == tokens or fitting * peak <= 0.81 * free * tokens

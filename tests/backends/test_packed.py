@@ -12,8 +12,8 @@ from transformers import AutoModelForSequenceClassification, BertForSequenceClas
 
 from reranker_serve.backends import packed
 from reranker_serve.backends.layout import Layout
-from reranker_serve.backends.torch import TorchBackend
-from reranker_serve.types import ClassifierReadout, EncodedItem
+from reranker_serve.backends.torch import CudaBackend, TorchBackend, _load_weights
+from reranker_serve.types import ClassifierReadout, EncodedItem, OverlappingBackend
 from tests.checkpoints import save_cross_encoder
 
 CPU = torch.device("cpu")
@@ -145,3 +145,24 @@ def test_of_the_last_layer_only_the_rows_that_are_read_are_computed(tmp_path: Pa
         layer.output.register_forward_hook(lambda *found: rows.append(found[2].shape[1]))
     backend.forward(items([7, 30, 5], [None, None, None]))
     assert rows == [42] * (len(rows) - 1) + [3]
+
+
+def test_a_pass_can_be_begun_before_the_one_before_it_is_read(tmp_path: Path) -> None:
+    """The GPU's way of computing, which waits for nothing here."""
+    model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("xlm-roberta", tmp_path)).eval()
+    backend = CudaBackend(model, ClassifierReadout(1), "cpu")
+    assert isinstance(backend, OverlappingBackend)
+    assert not hasattr(TorchBackend, "begin")  # on a CPU nothing is gained
+    batches = [items([7, 30, 5], [None] * 3), items([12, 9], [None] * 2)]
+    results = [backend.begin(batch) for batch in batches]
+    for result, batch in zip(results, batches, strict=True):
+        np.testing.assert_array_equal(result(), backend.forward(batch))
+
+
+def test_weights_that_are_loaded_straight_to_a_device_are_the_same(tmp_path: Path) -> None:
+    folder = save_cross_encoder("bert", tmp_path)
+    ours, straight = (_load_weights(folder, ClassifierReadout(1), torch.float32, device) for device in ("cpu", "cpu:0"))
+    expected = ours.state_dict()
+    assert straight.state_dict().keys() == expected.keys()
+    for name, tensor in straight.state_dict().items():
+        assert torch.equal(tensor, expected[name]), name

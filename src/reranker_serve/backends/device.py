@@ -16,6 +16,10 @@ DType = Literal["float32", "bfloat16", "float16"]
 # Beyond this nothing becomes faster, and a batch only makes others wait.
 CPU_BATCH_TOKENS = 2048
 
+# What warms up a GPU and tells what a token needs there; and the share of the free memory to be used.
+GPU_PROBE_TOKENS = 4096
+_GPU_MEMORY_SHARE = 0.8
+
 # Apple's memory is shared with everything else on the machine.
 MPS_MEMORY_FRACTION = 0.7
 MPS_PRESSURE = 0.8
@@ -73,6 +77,11 @@ def environment_before_torch() -> dict[str, str]:
 def under_mps_pressure(driver_allocated: int, recommended: int) -> bool:
     """Whether cached blocks should go back to the system; both in bytes."""
     return recommended > 0 and driver_allocated > MPS_PRESSURE * MPS_MEMORY_FRACTION * recommended
+
+
+def fitting_tokens(free: int, peak: int, tokens: int) -> int:
+    """Tokens of a forward pass that fit `free` bytes, when one of `tokens` needed `peak` bytes of its own."""
+    return max(tokens, int(_GPU_MEMORY_SHARE * free * tokens / max(1, peak)))
 
 
 def threads_per_worker(cores: int, workers: int) -> int:

@@ -6,9 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from reranker_serve.types import EncodedItem, TokenArray
@@ -75,7 +77,7 @@ class Layout:
             for span in self.spans
             for part in (np.arange(span.prefix_start, span.prefix_stop), np.arange(span.start, span.stop))
         ]
-        return torch.from_numpy(np.concatenate(parts)).to(self.device)
+        return to_device(np.concatenate(parts), self.device)
 
     @cached_property
     def longest(self) -> tuple[int, int]:
@@ -107,7 +109,13 @@ class Layout:
         return self._masks[at]
 
     def _bounds(self, lengths: Iterable[int]) -> Tensor:
-        return torch.tensor(list(accumulate(lengths, initial=0)), dtype=torch.int32, device=self.device)
+        return to_device(np.array(list(accumulate(lengths, initial=0)), dtype=np.int32), self.device)
+
+
+def to_device(array: NDArray[Any], device: torch.device) -> Tensor:
+    """The array on the device; neither the copy to a GPU nor what it computes at the time is waited for."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def by_prefix(items: Sequence[EncodedItem]) -> list[tuple[TokenArray | None, list[int]]]:

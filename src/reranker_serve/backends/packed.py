@@ -22,7 +22,7 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from reranker_serve.backends.architectures import Architecture, reader
-from reranker_serve.backends.layout import Layout, Span
+from reranker_serve.backends.layout import Layout, Span, to_device
 from reranker_serve.types import EncodedItem, PooledReadout, Readout
 
 ATTENTION = "reranker_packed"
@@ -183,13 +183,10 @@ class PackedForward:
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
         layout = Layout.of(items, self._causal, device)
-        ids, positions, types = _row(items, layout)
-        inputs: dict[str, Any] = {
-            "input_ids": torch.from_numpy(ids)[None].to(device),
-            "position_ids": torch.from_numpy(positions + self._first_position)[None].to(device),
-        }
+        ids, positions, types = to_device(_row(items, layout, self._first_position), device)[:, None]
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
         if self._token_types:
-            inputs["token_type_ids"] = torch.from_numpy(types)[None].to(device)
+            inputs["token_type_ids"] = types
         if self._causal:
             inputs["use_cache"] = False
         if self._read_alone:
@@ -219,8 +216,8 @@ def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
     return "last" if architecture.causal else str(getattr(model.config, "classifier_pooling", "cls"))
 
 
-def _row(items: Sequence[EncodedItem], layout: Layout) -> NDArray[np.int64]:
-    """Ids, positions and token types of the row, [3, tokens]."""
+def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int) -> NDArray[np.int64]:
+    """Ids, positions from `first_position` on, and token types of the row, [3, tokens]."""
     ids, positions, types = row = np.zeros((3, layout.spans[-1].stop), dtype=np.int64)
     for item, place in zip(items, layout.places, strict=True):
         span = layout.spans[place]
@@ -230,6 +227,7 @@ def _row(items: Sequence[EncodedItem], layout: Layout) -> NDArray[np.int64]:
         if item.prefix is not None:
             ids[span.prefix_start : span.prefix_stop] = item.prefix
             positions[span.prefix_start : span.prefix_stop] = np.arange(span.prefix)
+    positions += first_position
     return row
 
 
@@ -244,4 +242,5 @@ def _pool(hidden: Tensor, layout: Layout, mode: str) -> Tensor:
 def _read_rows(layout: Layout, mode: str, device: torch.device) -> Tensor:
     """The row that is read of each item, for the modes `cls` and `last`."""
     spans = [layout.spans[place] for place in layout.places]
-    return torch.tensor([span.start if mode == "cls" else span.stop - 1 for span in spans], device=device)
+    rows = np.array([span.start if mode == "cls" else span.stop - 1 for span in spans])
+    return to_device(rows, device)

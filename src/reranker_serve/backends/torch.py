@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +23,15 @@ from reranker_serve.backends.int8 import channel_peaks, int8_product
 from reranker_serve.backends.linear import bfloat16_product, linear_layers, pack_linear_layers, works
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
-from reranker_serve.types import ClassifierReadout, EncodedItem, FloatArray, NextTokenReadout, PooledReadout, Readout
+from reranker_serve.types import (
+    ClassifierReadout,
+    EncodedItem,
+    FloatArray,
+    NextTokenReadout,
+    PooledReadout,
+    Readout,
+    count_tokens,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -44,7 +54,7 @@ Quantization = Literal["none", "int8"]
 
 
 class TorchBackend:
-    """Runs one model on one device. Build it with `load`."""
+    """Runs one model on one device, a pass at a time. Build it with `load`."""
 
     def __init__(self, model: Any, readout: Readout, device: str, quantization: Quantization = "none") -> None:
         self.device = device
@@ -59,9 +69,17 @@ class TorchBackend:
             pack_linear_layers(model.base_model, bfloat16_product)
 
     def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+        with self._errors(), torch.inference_mode():
+            rows: FloatArray = self._forward(items).cpu().numpy()
+        if self.device == "mps":
+            _relieve_mps()
+        return rows
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Torch's errors as ours."""
         try:
-            with torch.inference_mode():
-                rows: FloatArray = self._forward(items).cpu().numpy()
+            yield
         except torch.OutOfMemoryError as error:
             _release_memory(self.device)
             raise OutOfMemory(str(error).splitlines()[0]) from error
@@ -69,13 +87,29 @@ class TorchBackend:
             if "device-side assert" in str(error) or isinstance(error, _DEVICE_ERRORS):
                 raise BackendLost(str(error).splitlines()[0]) from error
             raise
-        if self.device == "mps":
-            _relieve_mps()
-        return rows
 
     def _channel_peaks(self, model: Any) -> dict[str, Tensor]:
         probe = [item for seed in range(_PEAK_PROBES) for item in _probe_items(model.config, causal=False, seed=seed)]
         return channel_peaks(linear_layers(model.base_model), lambda: self.forward(probe))
+
+
+class CudaBackend(TorchBackend):
+    """Runs one model on a GPU, which computes one pass while the next is begun."""
+
+    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], FloatArray]:
+        with self._errors(), torch.inference_mode():
+            rows = self._forward(items)
+            host = rows.to("cpu", non_blocking=True)
+            done = torch.cuda.current_stream(rows.device).record_event() if rows.is_cuda else None
+
+        def result() -> FloatArray:
+            with self._errors():
+                if done is not None:
+                    done.synchronize()
+            found: FloatArray = host.numpy()
+            return found
+
+        return result
 
 
 _DEVICE_ERRORS: tuple[type[BaseException], ...] = tuple(
@@ -100,14 +134,31 @@ def load(
     check_quantization(quantization, chosen, dtype)
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
-    model = _load_weights(folder, readout, dtype)
+    model = _load_weights(folder, readout, dtype, chosen)
     try:
-        backend = TorchBackend(model.to(chosen).eval(), readout, chosen, quantization)
-    except torch.OutOfMemoryError as error:
+        kind = CudaBackend if chosen.startswith("cuda") else TorchBackend
+        backend = kind(model.to(chosen).eval(), readout, chosen, quantization)
+        if chosen.startswith("cuda"):
+            backend.batch_token_cap = _fitting_tokens(backend, model.config)
+    except (torch.OutOfMemoryError, OutOfMemory) as error:
         raise ModelError(f"{folder} does not fit the memory of {chosen}: {str(error).splitlines()[0]}") from None
     if chosen == "cpu":
         policy.keep_freed_memory()
     return backend
+
+
+def _fitting_tokens(backend: TorchBackend, config: Any) -> int:
+    """Tokens of a forward pass that fit the GPU's free memory, by one pass that warms it up as well."""
+    probe = _probe_items(config, causal=False)
+    probe *= max(1, policy.GPU_PROBE_TOKENS // count_tokens(probe))
+    _release_memory(backend.device)
+    before = torch.cuda.memory_allocated(backend.device)
+    torch.cuda.reset_peak_memory_stats(backend.device)
+    backend.forward(probe)
+    peak = torch.cuda.max_memory_allocated(backend.device) - before
+    _release_memory(backend.device)
+    free, _ = torch.cuda.mem_get_info(backend.device)
+    return policy.fitting_tokens(free, peak, count_tokens(probe))
 
 
 def check_quantization(quantization: Quantization, device: str, dtype: torch.dtype) -> None:
@@ -138,7 +189,7 @@ def _multiplies_bfloat16() -> bool:
     return any(getattr(torch.cpu, name, lambda: False)() for name in names)
 
 
-def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
+def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: str) -> Any:
     kind = _MODEL_KINDS[type(readout)]
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
@@ -152,6 +203,8 @@ def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype) -> Any:
             trust_remote_code=False,
             ignore_mismatched_sizes=True,
             output_loading_info=True,
+            # Straight to where it is used, for which transformers wants a package of its own.
+            device_map={"": device} if device != "cpu" and find_spec("accelerate") else None,
         )
     except Exception as error:  # safetensors, transformers and the file system each raise their own
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
