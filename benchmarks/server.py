@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import shlex
@@ -34,6 +33,7 @@ from benchmarks.peers import revision, tell
 from benchmarks.runners import HttpServer
 from benchmarks.shapes import SHAPES, Shape, checkpoint
 from benchmarks.workloads import WORKLOADS, Texts
+from reranker_serve.tools.bench.report import percentile
 
 _SCRIPT = Path(__file__).with_name("ten_documents.lua")
 _CONNECTIONS = 8
@@ -193,7 +193,7 @@ def fairness_and_memory(arguments: argparse.Namespace) -> list[Figure]:
         Figure(
             f"{shape.name}: 95th percentile beside 1,000 over median alone",
             "times",
-            (_percentile(beside, 0.95) / median(alone),),
+            (percentile(sorted(beside), 95) / median(alone),),
         ),
         *_memory(shape, {"after loading": loaded, "at most while loading": loading, "after these requests": serving}),
     ]
@@ -217,10 +217,6 @@ def _beside(server: Measured, large: Request, small: Iterator[Request]) -> list[
         if not thread.is_alive():  # the last one may have been alone
             return found or [took]
         found.append(took)
-
-
-def _percentile(values: Sequence[float], share: float) -> float:
-    return sorted(values)[math.ceil(share * len(values)) - 1]
 
 
 def _memory(shape: Shape, resident: dict[str, float]) -> list[Figure]:
