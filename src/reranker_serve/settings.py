@@ -99,7 +99,8 @@ class Settings(BaseModel):
     )
     quantization: Literal["none", "int8"] = Field(
         "none",
-        description="`int8` multiplies in 8-bit integers on a CPU: faster, with scores that differ a little more",
+        description="`int8` multiplies in 8-bit integers on a CPU: faster, with scores that differ a little more;"
+        " not for embedding models",
     )
     cpu_threads: int | None = Field(
         None, ge=1, le=1024, description="threads for the model on a CPU; all cores / `WORKERS` when not set"

@@ -10,8 +10,9 @@ import torch
 
 from reranker_serve.backends.int8 import channel_peaks, int8_product, quantize_rows
 from reranker_serve.backends.linear import works
+from reranker_serve.backends.torch import check_quantization
 from reranker_serve.errors import ModelError
-from reranker_serve.types import EncodedItem
+from reranker_serve.types import ClassifierReadout, EncodedItem, PooledReadout
 from tests.checkpoints import load_scorer, save_cross_encoder
 
 needs_kernels = pytest.mark.skipif(not works(int8_product, torch.float32), reason="no 8-bit kernels here")
@@ -89,9 +90,10 @@ def test_a_loaded_model_scores_a_sequence_alike_in_any_company(name: str, tmp_pa
         np.testing.assert_allclose(int8.backend.forward([item])[0], row, atol=1e-5 * np.ptp(expected), rtol=0)
 
 
-def test_elsewhere_than_on_a_cpu_it_is_refused() -> None:
-    from reranker_serve.backends.torch import check_quantization
-
-    check_quantization("none", "cuda:0", torch.float16)
+def test_where_it_does_not_pay_it_is_refused() -> None:
+    readout = ClassifierReadout(1)
+    check_quantization("none", "cuda:0", torch.float16, readout)
     with pytest.raises(ModelError, match="RERANKER_QUANTIZATION=int8 is for a CPU, not for cuda:0"):
-        check_quantization("int8", "cuda:0", torch.float16)
+        check_quantization("int8", "cuda:0", torch.float16, readout)
+    with pytest.raises(ModelError, match="int8 costs embedding models too much of their ranking"):
+        check_quantization("int8", "cpu", torch.bfloat16, PooledReadout("mean", 8))

@@ -131,7 +131,7 @@ def load(
     machine = inspect_machine()
     chosen = policy.choose_device(device, machine)
     dtype = getattr(torch, policy.choose_dtype(chosen, half_precision, machine))
-    check_quantization(quantization, chosen, dtype)
+    check_quantization(quantization, chosen, dtype, readout)
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
     model = _load_weights(folder, readout, dtype, chosen)
@@ -161,12 +161,14 @@ def _fitting_tokens(backend: TorchBackend, config: Any) -> int:
     return policy.fitting_tokens(free, peak, count_tokens(probe))
 
 
-def check_quantization(quantization: Quantization, device: str, dtype: torch.dtype) -> None:
-    """Raise `ModelError` where a quantization cannot be used."""
+def check_quantization(quantization: Quantization, device: str, dtype: torch.dtype, readout: Readout) -> None:
+    """Raise `ModelError` where a quantization cannot be used, or costs more of the ranking than it is worth."""
     if quantization == "none":
         return
     if device != "cpu":
         raise ModelError(f"RERANKER_QUANTIZATION=int8 is for a CPU, not for {device}: leave it unset")
+    if isinstance(readout, PooledReadout):  # measured: docs/quality.md
+        raise ModelError("RERANKER_QUANTIZATION=int8 costs embedding models too much of their ranking: leave it unset")
     if not works(int8_product, dtype):
         raise ModelError("RERANKER_QUANTIZATION=int8 needs 8-bit kernels that are missing here: leave it unset")
 
