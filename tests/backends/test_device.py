@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -13,6 +15,7 @@ from reranker_serve.backends.device import Machine, choose_device, choose_dtype
 from reranker_serve.backends.padded import buckets
 from reranker_serve.errors import ModelError
 from tests.checkpoints import load_scorer, save_cross_encoder
+from tests.memory import resident_bytes
 
 CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False)
 BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True)
@@ -72,6 +75,23 @@ def test_what_torch_reads_when_loaded_is_set_unless_the_user_set_it() -> None:
 )
 def test_cached_memory_goes_back_under_pressure(allocated: int, recommended: int, pressure: bool) -> None:
     assert policy.under_mps_pressure(allocated, recommended) is pressure
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by glibc only")
+def test_gaps_in_memory_are_given_back_after_a_while() -> None:
+    now = 0.0
+    kept = policy.KeptMemory(clock=lambda: now)
+    # What stays lies between what is freed, so that the free memory is gaps and not the end.
+    pairs = [(torch.ones(25_000), torch.ones(1_000)) for _ in range(1000)]
+    staying = [small for _, small in pairs]
+    full = resident_bytes()
+    del pairs
+    kept.relieve()
+    assert resident_bytes() > full - 10e6, "kept for the next batch"
+    now = 3600.0
+    kept.relieve()
+    assert resident_bytes() < full - 50e6
+    del staying
 
 
 @pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 8), (8, 3, 2), (2, 4, 1)])

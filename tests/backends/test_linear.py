@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from reranker_serve.backends.int8 import int8_product
 from reranker_serve.backends.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
 from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder
+from tests.memory import needs_statm, resident_bytes
 
 
 @pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 48, 96), (7, 96, 48), (300, 48, 48), (1030, 64, 128)])
@@ -42,7 +42,7 @@ def test_products_meet_few_numbers_of_rows() -> None:
     assert len(set(met)) == 64
 
 
-@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
+@needs_statm
 @pytest.mark.parametrize("make", [bfloat16_product, int8_product])
 def test_memory_does_not_grow_with_the_lengths_of_batches(make: MakeProduct) -> None:
     if not works(make, torch.bfloat16):
@@ -54,10 +54,6 @@ def test_memory_does_not_grow_with_the_lengths_of_batches(make: MakeProduct) -> 
         for rows in range(100, 900):
             layer(torch.ones(rows, 64, dtype=torch.bfloat16))
     assert resident_bytes() - before < 50e6
-
-
-def resident_bytes() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
 class Block(nn.Module):

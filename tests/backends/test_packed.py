@@ -84,10 +84,10 @@ def test_packed_attention_is_attention_within_each_sequence_and_its_prefix(
     layout = Layout.of(items(LENGTHS, PREFIXES if causal else [None] * len(LENGTHS)), causal, CPU)
     tokens = layout.spans[-1].stop
     query, key, value = (torch.randn(1, heads, tokens, 8).to(dtype) for heads in (4, key_heads, key_heads))
+    expected = textbook(query.float(), key.float(), value.float(), scaling or 8**-0.5, window, layout)
     got, weights = packed.packed_attention(
         torch.nn.Identity(), query, key, value, None, scaling, layout=layout, sliding_window=window
     )
-    expected = textbook(query.float(), key.float(), value.float(), scaling or 8**-0.5, window, layout)
     assert weights is None
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)

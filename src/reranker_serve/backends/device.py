@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import math
 import os
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,9 +26,9 @@ _GPU_MEMORY_SHARE = 0.8
 MPS_MEMORY_FRACTION = 0.7
 MPS_PRESSURE = 0.8
 
-
 # Numbers of options, from glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
+_GIVE_BACK_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,21 +90,35 @@ def threads_per_worker(cores: int, workers: int) -> int:
     return max(1, cores // workers)
 
 
-def keep_freed_memory() -> None:
-    """Give back what loading needed, and from now on keep the memory of activations for the next batch (glibc only).
+class KeptMemory:
+    """Freed memory of activations, kept for the next batch (glibc only). Make it when a model is loaded.
 
     By default every tensor of more than 128 KiB..32 MiB is mapped anew and given back, and the
     kernel clears its pages each time: up to a third of a forward pass. One arena, because
-    those of other threads are limited to 64 MiB.
+    those of other threads are limited to 64 MiB. Batches of ever new sizes leave ever new gaps
+    between what stays, so twice a minute the gaps are given back, in about 10 ms.
     """
-    try:
-        library = ctypes.CDLL(None)
-        mallopt, malloc_trim = library.mallopt, library.malloc_trim
-    except (OSError, AttributeError):  # not Linux, or another C library
-        return
-    malloc_trim(0)
-    for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 29), (_M_ARENA_MAX, 1)):
-        mallopt(option, value)
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._due = math.inf
+        try:
+            library = ctypes.CDLL(None)
+            mallopt, self._trim = library.mallopt, library.malloc_trim
+        except (OSError, AttributeError):  # not Linux, or another C library
+            return
+        for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 29), (_M_ARENA_MAX, 1)):
+            mallopt(option, value)
+        self._give_back()  # what loading needed
+
+    def relieve(self) -> None:
+        """Give back what lies unused, if the last time was long ago. Call it between batches."""
+        if self._clock() >= self._due:
+            self._give_back()
+
+    def _give_back(self) -> None:
+        self._trim(0)
+        self._due = self._clock() + _GIVE_BACK_SECONDS
 
 
 def available_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:

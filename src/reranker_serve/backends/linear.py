@@ -89,17 +89,22 @@ def bfloat16_product(weight: Tensor, bias: Tensor | None, peaks: Tensor | None =
     return product
 
 
-def few_sizes(product: Product) -> Product:
-    """`product`, given few different numbers of rows: multiples of 16 up to 256, then 16 an octave, filled with zeros.
+def row_count(rows: int) -> int:
+    """The next of few numbers of rows: multiples of 16 up to 256, then 16 an octave.
 
     oneDNN keeps what it prepared for a number of rows for good, 0.2 to 0.4 MB for each shape of weights: batches
-    of every length would take gigabytes. Preparing costs about a millisecond, too, more than so few zeros.
+    of every length would take gigabytes. Preparing costs about a millisecond, too, more than so few rows.
     """
+    step = max(16, 1 << max(0, (rows - 1).bit_length() - 5))
+    return rows + -rows % step
+
+
+def few_sizes(product: Product) -> Product:
+    """`product`, given few different numbers of rows (`row_count`), filled with zeros."""
 
     def bounded(x: Tensor) -> Tensor:
         rows = len(x)
-        step = max(16, 1 << max(0, (rows - 1).bit_length() - 5))
-        missing = -rows % step
+        missing = row_count(rows) - rows
         return product(nn.functional.pad(x, (0, 0, 0, missing)))[:rows] if missing else product(x)
 
     return bounded

@@ -66,12 +66,13 @@ def packed_attention(
     """Attention of each span to its prefix and itself.
 
     `query` is [1, heads, tokens, head_dim], `key` and `value` may have fewer heads, each for
-    as many query heads in a row; returns [1, tokens, heads, head_dim].
+    as many query heads in a row; returns [1, tokens, heads, head_dim]. `value` may be overwritten.
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cuda":
         return _varlen(query, key, value, scale, layout, sliding_window), None
     out = torch.empty_like(query.transpose(1, 2))
+    out[:, layout.spans[-1].stop :] = 0  # nobody's rows must not hold what only looks like numbers
     sharing = query.shape[1] // key.shape[1]
     if query.dtype is not torch.float32 and sharing == 1 and layout.sees_all(sliding_window):
         _attend_all(query[0], key[0], value[0], scale, layout, out[0])
@@ -92,14 +93,15 @@ def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout:
     """Each span to all of itself and nothing else, in products of few different shapes, into `out`.
 
     Lengths are rounded up: the rows and keys too many are those of whoever comes next in the
-    row. The keys are hidden and their values left out, so that not even a NaN comes through.
+    row. The keys are hidden, and their values set to zero, so that not even a NaN comes
+    through: from the last span to the first, when nobody needs them any more.
     """
     tokens = query.shape[1]
-    for span in layout.spans:
+    for span in reversed(layout.spans):
         start, length = span.start, span.stop - span.start
         stop = min(start + -(-length // _LENGTH_STEP) * _LENGTH_STEP, tokens)
-        keys = key[:, start:stop].transpose(1, 2)
-        values = nn.functional.pad(value[:, start : span.stop], (0, 0, 0, stop - span.stop))
+        keys, values = key[:, start:stop].transpose(1, 2), value[:, start:stop]
+        values[:, length:] = 0
         for block in range(start, span.stop, QUERY_BLOCK):
             end = min(block + QUERY_BLOCK, stop)
             scores = torch.bmm(query[:, block:end] * scale, keys)
@@ -164,8 +166,12 @@ def _no_mask(*_: Any, **__: Any) -> None:
 class PackedForward:
     """One forward pass over the items of a batch, packed: [items, readout.width] in float32."""
 
-    def __init__(self, model: Any, architecture: Architecture, readout: Readout) -> None:
+    def __init__(
+        self, model: Any, architecture: Architecture, readout: Readout, row_count: Callable[[int], int] | None = None
+    ) -> None:
+        """`row_count`, if given: how long the row must be for so many tokens; nobody's tokens fill it."""
         self._base = model.base_model
+        self._row_count = row_count or int
         self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout)
         self._pooling = pooling(model, architecture, readout)
         # Vectors are compared in float32; a head takes what its weights are in.
@@ -183,7 +189,7 @@ class PackedForward:
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
         layout = Layout.of(items, self._causal, device)
-        ids, positions, types = to_device(_row(items, layout, self._first_position), device)[:, None]
+        ids, positions, types = to_device(_row(items, layout, self._first_position, self._row_count), device)[:, None]
         inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
         if self._token_types:
             inputs["token_type_ids"] = types
@@ -216,9 +222,11 @@ def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
     return "last" if architecture.causal else str(getattr(model.config, "classifier_pooling", "cls"))
 
 
-def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int) -> NDArray[np.int64]:
-    """Ids, positions from `first_position` on, and token types of the row, [3, tokens]."""
-    ids, positions, types = row = np.zeros((3, layout.spans[-1].stop), dtype=np.int64)
+def _row(
+    items: Sequence[EncodedItem], layout: Layout, first_position: int, row_count: Callable[[int], int]
+) -> NDArray[np.int64]:
+    """Ids, positions from `first_position` on, and token types of the row, [3, row_count(tokens)]."""
+    ids, positions, types = row = np.zeros((3, row_count(layout.spans[-1].stop)), dtype=np.int64)
     for item, place in zip(items, layout.places, strict=True):
         span = layout.spans[place]
         ids[span.start : span.stop] = item.ids

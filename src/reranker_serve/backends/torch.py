@@ -20,7 +20,14 @@ from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
 from reranker_serve.backends.architectures import ARCHITECTURES
 from reranker_serve.backends.int8 import channel_peaks, int8_product
-from reranker_serve.backends.linear import bfloat16_product, linear_layers, pack_linear_layers, works
+from reranker_serve.backends.linear import (
+    MakeProduct,
+    bfloat16_product,
+    linear_layers,
+    pack_linear_layers,
+    row_count,
+    works,
+)
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
 from reranker_serve.types import (
@@ -58,21 +65,19 @@ class TorchBackend:
 
     def __init__(self, model: Any, readout: Readout, device: str, quantization: Quantization = "none") -> None:
         self.device = device
-        self.dtype = str(next(model.parameters()).dtype).removeprefix("torch.")
+        self.dtype = "int8" if quantization == "int8" else str(next(model.parameters()).dtype).removeprefix("torch.")
         self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
+        self.relieve = _relieve_mps if device == "mps" else _keep_all
         self._readout = readout
-        self._forward, self.attention = _choose_forward(model, readout, device)
-        if quantization == "int8":
-            self.dtype = "int8"
-            pack_linear_layers(model.base_model, int8_product, self._channel_peaks(model))
-        elif device == "cpu" and model.dtype is torch.bfloat16 and works(bfloat16_product, model.dtype):
-            pack_linear_layers(model.base_model, bfloat16_product)
+        make = _linear_product(model, device, quantization)
+        self._forward, self.attention = _choose_forward(model, readout, device, row_count if make else None)
+        if make is not None:
+            pack_linear_layers(model.base_model, make, self._channel_peaks(model) if make is int8_product else None)
 
     def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
         with self._errors(), torch.inference_mode():
             rows: FloatArray = self._forward(items).cpu().numpy()
-        if self.device == "mps":
-            _relieve_mps()
+        self.relieve()
         return rows
 
     @contextmanager
@@ -143,7 +148,7 @@ def load(
     except (torch.OutOfMemoryError, OutOfMemory) as error:
         raise ModelError(f"{folder} does not fit the memory of {chosen}: {str(error).splitlines()[0]}") from None
     if chosen == "cpu":
-        policy.keep_freed_memory()
+        backend.relieve = policy.KeptMemory().relieve
     return backend
 
 
@@ -230,7 +235,17 @@ def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: st
     return model
 
 
-def _choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, str]:
+def _linear_product(model: Any, device: str, quantization: Quantization) -> MakeProduct | None:
+    """What computes the linear layers in the place of their own; None where that does."""
+    if quantization == "int8":
+        return int8_product
+    bfloat16 = device == "cpu" and model.dtype is torch.bfloat16
+    return bfloat16_product if bfloat16 and works(bfloat16_product, model.dtype) else None
+
+
+def _choose_forward(
+    model: Any, readout: Readout, device: str, row_count: Callable[[int], int] | None = None
+) -> tuple[Forward, str]:
     """Packed where the model can be packed and computes the same numbers so; else padded."""
     architecture = ARCHITECTURES.get(model.config.model_type)
     padded: Forward
@@ -246,7 +261,7 @@ def _choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward,
     fallback = model.config._attn_implementation
     packed.register()
     model.set_attn_implementation(packed.ATTENTION)
-    attempt = packed.PackedForward(model, architecture, readout)
+    attempt = packed.PackedForward(model, architecture, readout, row_count)
     try:
         with torch.inference_mode():
             got = attempt(probe)
@@ -284,6 +299,10 @@ def _release_memory(device: str) -> None:
         torch.cuda.empty_cache()
     elif device == "mps":
         torch.mps.empty_cache()
+
+
+def _keep_all() -> None:
+    """Memory needs no care."""
 
 
 def _relieve_mps() -> None:
