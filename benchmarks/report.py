@@ -13,6 +13,15 @@ from benchmarks.workloads import Workload
 
 # Whom everyone is compared with, and by whom the ratios of the other columns are made.
 BASELINE = "sentence-transformers"
+# The comparisons that a reader looks for: who, and with whom.
+_COMPARED = (
+    ("ours-http", BASELINE),
+    ("ours-http", "infinity-http"),
+    ("ours-http", "openvino-bf16"),
+    ("ours-int8-http", "onnx-int8"),
+    ("ours-int8-http", "openvino-int8"),
+    ("ours-int8-http", "ours-http"),
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,9 +143,29 @@ def markdown(result: Result) -> str:
         measured = ", ".join(f"{name} {value:.0f}" for name, value in shape.ceilings.items())
         lines += ["", f"## {shape.shape.name}", "", f"Matrix ceilings of its layers, GFLOP/s: {measured}."]
         lines += [f"Absent: {peer}: {reason}" for peer, reason in shape.absent.items()]
+        lines += ["", *_comparisons(shape.workloads)]
         for workload in shape.workloads:
             lines += ["", *_workload(workload)]
     return "\n".join(lines) + "\n"
+
+
+def _comparisons(results: Sequence[WorkloadResult]) -> list[str]:
+    """A table of how many times faster, a column for each workload."""
+    lines = [
+        "Times faster, median of the rounds (least-most):",
+        "",
+        "| | " + " | ".join(result.workload.name for result in results) + " |",
+        "|---|" + "---|" * len(results),
+    ]
+    for peer, other in _COMPARED:
+        found = [ratios(peer, other, result.measurements) for result in results]
+        if any(found):
+            lines.append(f"| {peer} to {other} | " + " | ".join(map(_ratio, found)) + " |")
+    return lines
+
+
+def _ratio(found: tuple[float, float, float] | None) -> str:
+    return "" if found is None else "{:.2f} ({:.2f}-{:.2f})".format(*found)
 
 
 def _workload(result: WorkloadResult) -> list[str]:
@@ -156,10 +185,9 @@ def _workload(result: WorkloadResult) -> list[str]:
 
 def _line(row: Row) -> str:
     share = "" if row.ceiling_share is None else f"{row.ceiling_share:.2f}"
-    ratio = "" if row.times_baseline is None else "{:.2f} ({:.2f}-{:.2f})".format(*row.times_baseline)
     difference = "" if row.difference is None else f"{row.difference:.2g}"
     precision = row.facts.get("precision", "") + (f", {row.facts['tuned']}" if row.facts.get("tuned") else "")
     return (
         f"| {row.peer} | {precision} | {row.pairs_per_second:.1f} | {row.tokens_per_second:.0f}"
-        f" | {row.gigaflops:.0f} | {share} | {ratio} | {difference} |"
+        f" | {row.gigaflops:.0f} | {share} | {_ratio(row.times_baseline)} | {difference} |"
     )

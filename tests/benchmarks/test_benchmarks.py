@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.pairs import Pair, Request, by_request, first_pairs, in_sorted_batches, pairs_of
-from benchmarks.report import Measurement, ratios, row
+from benchmarks.report import Measurement, Result, ShapeResult, WorkloadResult, markdown, ratios, row
 from benchmarks.shapes import SHAPES
 from benchmarks.workloads import WORKLOADS, Texts
 
@@ -62,6 +62,20 @@ def test_ratios_are_taken_within_a_round_and_of_the_work_done() -> None:
     found = row("p", {"precision": "bfloat16"}, measurements, {"float32": 1e-9, "bfloat16": 1.6e-8}, 0.1)
     assert found.ceiling_share == pytest.approx(0.5)
     assert found.pairs_per_second == 10
+
+
+def test_the_page_compares_those_who_took_part() -> None:
+    ours = [measured("ours-http", 0, 6.0, 1.0)]
+    with_baseline = [*ours, measured("sentence-transformers", 0, 3.0, 1.0)]
+    results = tuple(
+        WorkloadResult(WORKLOADS[name], 1, 100.0, 1.0, (), tuple(found))
+        for name, found in (("A", with_baseline), ("B", ours))
+    )
+    shape = ShapeResult(SHAPES["tiny"], {"float32": 100.0}, {}, results)
+    page = markdown(Result("today", "python", "0", {}, (shape,)))
+    assert "| | A | B |" in page
+    assert "| ours-http to sentence-transformers | 2.00 (2.00-2.00) |  |" in page
+    assert "infinity" not in page
 
 
 def test_operations_are_those_of_the_published_shapes() -> None:
