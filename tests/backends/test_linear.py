@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from reranker_serve.backends.int8 import int8_product
 from reranker_serve.backends.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
@@ -105,3 +107,31 @@ def test_a_loaded_model_gives_the_same_scores_batch_after_batch(tmp_path: Path) 
     assert all(np.array_equal(scorer.backend.forward(batch), row) for batch, row in zip(batches, first, strict=True))
     for batch, row in zip(batches, first, strict=True):
         np.testing.assert_allclose(row, exact.backend.forward(batch), atol=0.1, rtol=0)
+
+
+class Products(TorchDispatchMode):
+    """Notes the shapes of all products that oneDNN is given."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shapes: set[tuple[str, *tuple[int, ...]]] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func.name() in {"aten::bmm", "mkldnn::_linear_pointwise"}:
+            self.shapes.add((func.name(), *args[0].shape, *args[1].shape))
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_model_meets_few_shapes_whatever_the_lengths_are(tmp_path: Path) -> None:
+    """For each oneDNN keeps a kernel: else memory grows for as long as lengths are new."""
+    if not works(bfloat16_product, torch.bfloat16):
+        pytest.skip("this build of torch does not have the kernels")
+    scorer = load_scorer(save_cross_encoder("bert", tmp_path), use_fp16="true")
+    random = np.random.default_rng(0)
+    with Products() as products:
+        for _ in range(200):
+            lengths = random.integers(3, 48, random.integers(1, 6))
+            scorer.backend.forward([EncodedItem(random.integers(5, 60, n, dtype=np.int32), int(n)) for n in lengths])
+    attention = {shape for shape in products.shapes if shape[0] == "aten::bmm"}
+    assert len(attention) <= 2 * 48 / 16
+    assert {shape[1] % 16 for shape in products.shapes - attention} == {0}

@@ -99,7 +99,7 @@ def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout:
     tokens = query.shape[1]
     for span in reversed(layout.spans):
         start, length = span.start, span.stop - span.start
-        stop = min(start + -(-length // _LENGTH_STEP) * _LENGTH_STEP, tokens)
+        stop = min(start + _rounded(length), tokens)
         keys, values = key[:, start:stop].transpose(1, 2), value[:, start:stop]
         values[:, length:] = 0
         for block in range(start, span.stop, QUERY_BLOCK):
@@ -109,6 +109,10 @@ def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout:
             part = torch.bmm(torch.softmax(scores, dim=-1), values).transpose(0, 1)
             end = min(end, span.stop)
             out[block:end] = part[: end - block]
+
+
+def _rounded(length: int) -> int:
+    return -(-length // _LENGTH_STEP) * _LENGTH_STEP
 
 
 def _with_prefix(part: Tensor, span: Span) -> Tensor:
@@ -169,9 +173,9 @@ class PackedForward:
     def __init__(
         self, model: Any, architecture: Architecture, readout: Readout, row_count: Callable[[int], int] | None = None
     ) -> None:
-        """`row_count`, if given: how long the row must be for so many tokens; nobody's tokens fill it."""
+        """`row_count`, if given: the length of a row for so many tokens; nobody's tokens fill it."""
         self._base = model.base_model
-        self._row_count = row_count or int
+        self._row_count = row_count
         self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout)
         self._pooling = pooling(model, architecture, readout)
         # Vectors are compared in float32; a head takes what its weights are in.
@@ -189,7 +193,9 @@ class PackedForward:
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
         layout = Layout.of(items, self._causal, device)
-        ids, positions, types = to_device(_row(items, layout, self._first_position, self._row_count), device)[:, None]
+        ids, positions, types = to_device(_row(items, layout, self._first_position, self._length(layout)), device)[
+            :, None
+        ]
         inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
         if self._token_types:
             inputs["token_type_ids"] = types
@@ -203,6 +209,11 @@ class PackedForward:
             self._rows = None
         pooled = hidden if self._read_alone else _pool(hidden, layout, self._pooling)
         return self._read(pooled.to(self._rows_dtype)).float()
+
+    def _length(self, layout: Layout) -> int:
+        """Tokens of the row: so many that the last span, too, has a length of the few that attention is computed in."""
+        last = layout.spans[-1]
+        return self._row_count(last.start + _rounded(last.stop - last.start)) if self._row_count else last.stop
 
     def _keep_rows(self, _: nn.Module, states: tuple[Tensor, ...], named: dict[str, Tensor]) -> Any:
         """Before the module from which on rows are computed by themselves."""
@@ -222,11 +233,9 @@ def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
     return "last" if architecture.causal else str(getattr(model.config, "classifier_pooling", "cls"))
 
 
-def _row(
-    items: Sequence[EncodedItem], layout: Layout, first_position: int, row_count: Callable[[int], int]
-) -> NDArray[np.int64]:
-    """Ids, positions from `first_position` on, and token types of the row, [3, row_count(tokens)]."""
-    ids, positions, types = row = np.zeros((3, row_count(layout.spans[-1].stop)), dtype=np.int64)
+def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int, length: int) -> NDArray[np.int64]:
+    """Ids, positions from `first_position` on, and token types of the row, [3, length]."""
+    ids, positions, types = row = np.zeros((3, length), dtype=np.int64)
     for item, place in zip(items, layout.places, strict=True):
         span = layout.spans[place]
         ids[span.start : span.stop] = item.ids
