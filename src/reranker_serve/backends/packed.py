@@ -193,9 +193,8 @@ class PackedForward:
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
         layout = Layout.of(items, self._causal, device)
-        ids, positions, types = to_device(_row(items, layout, self._first_position, self._length(layout)), device)[
-            :, None
-        ]
+        row = _row(items, layout, self._first_position, self._length(layout))
+        ids, positions, types = to_device(row, device)[:, None]
         inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
         if self._token_types:
             inputs["token_type_ids"] = types
