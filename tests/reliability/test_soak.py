@@ -25,7 +25,7 @@ pytestmark = needs_proc
 SECONDS = float(os.environ.get("RELIABILITY_SOAK_SECONDS", "1200" if FULL else "5"))
 # Requests a second: half of one core. In two minutes the demo model should meet most sizes of batches, because torch
 # keeps what it prepared for each.
-RATES = {"fake": 20.0, "demo": 6.0} if FULL else {"fake": 60.0}
+RATES = {"fake": 20.0, "demo": 8.0} if FULL else {"fake": 60.0}
 # When memory has its level, and how much more it may be at the end: in a short form it has not settled.
 LEVEL_AT = min(120.0, SECONDS / 3)
 GROWTH = 1.05 if SECONDS >= 600 else 1.1
