@@ -170,12 +170,10 @@ def _no_mask(*_: Any, **__: Any) -> None:
 class PackedForward:
     """One forward pass over the items of a batch, packed: [items, readout.width] in float32."""
 
-    def __init__(
-        self, model: Any, architecture: Architecture, readout: Readout, row_count: Callable[[int], int] | None = None
-    ) -> None:
-        """`row_count`, if given: the length of a row for so many tokens; nobody's tokens fill it."""
+    def __init__(self, model: Any, architecture: Architecture, readout: Readout) -> None:
+        # The length of a row for so many tokens, where few lengths are wanted; nobody's tokens fill it.
+        self.row_count: Callable[[int], int] | None = None
         self._base = model.base_model
-        self._row_count = row_count
         self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout)
         self._pooling = pooling(model, architecture, readout)
         # Vectors are compared in float32; a head takes what its weights are in.
@@ -212,7 +210,7 @@ class PackedForward:
     def _length(self, layout: Layout) -> int:
         """Tokens of the row: so many that the last span, too, has a length of the few that attention is computed in."""
         last = layout.spans[-1]
-        return self._row_count(last.start + _rounded(last.stop - last.start)) if self._row_count else last.stop
+        return self.row_count(last.start + _rounded(last.stop - last.start)) if self.row_count else last.stop
 
     def _keep_rows(self, _: nn.Module, states: tuple[Tensor, ...], named: dict[str, Tensor]) -> Any:
         """Before the module from which on rows are computed by themselves."""

@@ -69,10 +69,13 @@ class TorchBackend:
         self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
         self.relieve = _relieve_mps if device == "mps" else _keep_all
         self._readout = readout
+        self._forward, self.attention = _choose_forward(model, readout, device)
         make = _linear_product(model, device, quantization)
-        self._forward, self.attention = _choose_forward(model, readout, device, row_count if make else None)
         if make is not None:
+            # Peaks are those of texts: before anything else fills a row.
             pack_linear_layers(model.base_model, make, self._channel_peaks(model) if make is int8_product else None)
+            if isinstance(self._forward, packed.PackedForward):
+                self._forward.row_count = row_count
 
     def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
         with self._errors(), torch.inference_mode():
@@ -243,9 +246,7 @@ def _linear_product(model: Any, device: str, quantization: Quantization) -> Make
     return bfloat16_product if bfloat16 and works(bfloat16_product, model.dtype) else None
 
 
-def _choose_forward(
-    model: Any, readout: Readout, device: str, row_count: Callable[[int], int] | None = None
-) -> tuple[Forward, str]:
+def _choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, str]:
     """Packed where the model can be packed and computes the same numbers so; else padded."""
     architecture = ARCHITECTURES.get(model.config.model_type)
     padded: Forward
@@ -261,7 +262,7 @@ def _choose_forward(
     fallback = model.config._attn_implementation
     packed.register()
     model.set_attn_implementation(packed.ATTENTION)
-    attempt = packed.PackedForward(model, architecture, readout, row_count)
+    attempt = packed.PackedForward(model, architecture, readout)
     try:
         with torch.inference_mode():
             got = attempt(probe)
