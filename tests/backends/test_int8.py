@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
+from reranker_serve.backends import torch as torch_backend
 from reranker_serve.backends.int8 import channel_peaks, int8_product, quantize_rows
 from reranker_serve.backends.linear import works
 from reranker_serve.backends.torch import check_quantization
@@ -97,3 +100,22 @@ def test_where_it_does_not_pay_it_is_refused() -> None:
         check_quantization("int8", "cuda:0", torch.float16, readout)
     with pytest.raises(ModelError, match="int8 costs embedding models too much of their ranking"):
         check_quantization("int8", "cpu", torch.bfloat16, PooledReadout("mean", 8))
+
+
+@needs_kernels
+def test_the_peaks_of_channels_are_those_of_texts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows: set[int] = set()
+
+    def watched(layers: Mapping[str, nn.Linear], run: Callable[[], object]) -> dict[str, torch.Tensor]:
+        first = next(iter(layers.values()))
+        handle = first.register_forward_pre_hook(lambda _, inputs: rows.add(inputs[0].shape[-2]))
+        try:
+            return channel_peaks(layers, run)
+        finally:
+            handle.remove()
+
+    monkeypatch.setattr(torch_backend, "channel_peaks", watched)
+    scorer = load_scorer(save_cross_encoder("bert", tmp_path), quantization="int8")
+    (texts,) = rows
+    assert texts % 16, "else a row is not filled, and this test shows nothing"
+    assert scorer.backend.dtype == "int8"
