@@ -10,17 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker_serve.backends import device as policy
-from reranker_serve.backends import torch as torch_backend
 from reranker_serve.backends.device import Machine, choose_device, choose_dtype
 from reranker_serve.backends.padded import buckets
 from reranker_serve.errors import ModelError
 from tests.checkpoints import load_scorer, save_cross_encoder
+from tests.machine import needs_bfloat16
 from tests.memory import resident_bytes
 
-CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False)
-BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True)
-MAC = Machine(cuda_devices=0, mps=True, cpu_bfloat16=False)
-GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True)
+CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False, cpu_int8=False)
+BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True, cpu_int8=True)
+MAC = Machine(cuda_devices=0, mps=True, cpu_bfloat16=False, cpu_int8=False)
+GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True, cpu_int8=True)
 
 
 @pytest.mark.parametrize(
@@ -118,10 +118,9 @@ def test_buckets_hold_every_item_once_within_the_tokens(lengths: list[int], toke
         assert min(lengths[position] for position in group) >= longest / 2
 
 
+@needs_bfloat16
 @pytest.mark.parametrize("name", ["xlm-roberta", "bert", "modernbert", "modernbert-mean"])
 def test_bfloat16_packed_stays_close_to_float32(name: str, tmp_path: Path) -> None:
-    if not torch_backend.inspect_machine().cpu_bfloat16:
-        pytest.skip("this processor does not multiply bfloat16 natively")
     folder = save_cross_encoder(name, tmp_path)
     full, half = load_scorer(folder), load_scorer(folder, use_fp16="true", device="cpu")
     assert (full.backend.dtype, half.backend.dtype) == ("float32", "bfloat16")

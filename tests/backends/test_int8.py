@@ -11,14 +11,13 @@ import torch
 from torch import nn
 
 from reranker_serve.backends import torch as torch_backend
+from reranker_serve.backends.device import Machine
 from reranker_serve.backends.int8 import channel_peaks, int8_product, quantize_rows
-from reranker_serve.backends.linear import works
 from reranker_serve.backends.torch import check_quantization
 from reranker_serve.errors import ModelError
 from reranker_serve.types import ClassifierReadout, EncodedItem, PooledReadout
 from tests.checkpoints import load_scorer, save_cross_encoder
-
-needs_kernels = pytest.mark.skipif(not works(int8_product, torch.float32), reason="no 8-bit kernels here")
+from tests.machine import needs_int8
 
 
 @pytest.mark.parametrize(("rows", "width"), [(1, 8), (1, 770), (3, 7), (400, 3000)])
@@ -42,7 +41,7 @@ def test_a_row_of_zeros_stays_zero() -> None:
     assert torch.equal(out, torch.arange(16.0).expand(3, 16))
 
 
-@needs_kernels
+@needs_int8
 @pytest.mark.parametrize("bias", [True, False])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_rows_of_any_size_keep_their_precision(bias: bool, dtype: torch.dtype) -> None:
@@ -58,7 +57,7 @@ def test_rows_of_any_size_keep_their_precision(bias: bool, dtype: torch.dtype) -
         assert bool((off < 0.02 * (layer(x).norm(dim=1))).all())
 
 
-@needs_kernels
+@needs_int8
 def test_channels_that_are_always_large_do_not_drown_the_others() -> None:
     """As in trained models: two channels of 64 are 100 times larger than the rest."""
     torch.manual_seed(0)
@@ -78,7 +77,7 @@ def test_channels_that_are_always_large_do_not_drown_the_others() -> None:
     assert off["smoothed"] < 0.2 * off["plain"]
 
 
-@needs_kernels
+@needs_int8
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "modernbert"])
 def test_a_loaded_model_scores_a_sequence_alike_in_any_company(name: str, tmp_path: Path) -> None:
     save_cross_encoder(name, tmp_path)
@@ -94,15 +93,17 @@ def test_a_loaded_model_scores_a_sequence_alike_in_any_company(name: str, tmp_pa
 
 
 def test_where_it_does_not_pay_it_is_refused() -> None:
-    readout = ClassifierReadout(1)
-    check_quantization("none", "cuda:0", torch.float16, readout)
+    readout, gpu, cpu = ClassifierReadout(1), Machine(1, False, True, True), Machine(0, False, True, True)
+    check_quantization("none", "cuda:0", torch.float16, readout, gpu)
     with pytest.raises(ModelError, match="RERANKER_QUANTIZATION=int8 is for a CPU, not for cuda:0"):
-        check_quantization("int8", "cuda:0", torch.float16, readout)
+        check_quantization("int8", "cuda:0", torch.float16, readout, gpu)
     with pytest.raises(ModelError, match="int8 costs embedding models too much of their ranking"):
-        check_quantization("int8", "cpu", torch.bfloat16, PooledReadout("mean", 8))
+        check_quantization("int8", "cpu", torch.bfloat16, PooledReadout("mean", 8), cpu)
+    with pytest.raises(ModelError, match=r"needs a processor that multiplies 8-bit integers \(VNNI or AMX\): leave it"):
+        check_quantization("int8", "cpu", torch.float32, readout, Machine(0, False, False, False))
 
 
-@needs_kernels
+@needs_int8
 def test_the_peaks_of_channels_are_those_of_texts_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     rows: set[int] = set()
 

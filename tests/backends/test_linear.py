@@ -15,9 +15,11 @@ from reranker_serve.backends.int8 import int8_product
 from reranker_serve.backends.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
 from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder
+from tests.machine import needs_bfloat16, needs_int8
 from tests.memory import needs_statm, resident_bytes
 
 
+@needs_bfloat16
 @pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 48, 96), (7, 96, 48), (300, 48, 48), (1030, 64, 128)])
 @pytest.mark.parametrize("bias", [True, False])
 def test_a_product_is_the_layers(rows: int, inner: int, outer: int, bias: bool) -> None:
@@ -45,10 +47,9 @@ def test_products_meet_few_numbers_of_rows() -> None:
 
 
 @needs_statm
-@pytest.mark.parametrize("make", [bfloat16_product, int8_product])
+@needs_bfloat16
+@pytest.mark.parametrize("make", [bfloat16_product, pytest.param(int8_product, marks=needs_int8)])
 def test_memory_does_not_grow_with_the_lengths_of_batches(make: MakeProduct) -> None:
-    if not works(make, torch.bfloat16):
-        pytest.skip("this build of torch does not have the kernels")
     layer = nn.Sequential(nn.Linear(64, 128).bfloat16())
     with torch.inference_mode():
         pack_linear_layers(layer, make)
@@ -89,16 +90,13 @@ def test_kernels_that_are_missing_or_wrong_are_noticed() -> None:
     def missing(weight: torch.Tensor, bias: torch.Tensor | None) -> object:
         raise NotImplementedError
 
-    assert works(bfloat16_product, torch.bfloat16)
-    assert not works(missing, torch.bfloat16)  # type: ignore[arg-type]
-    assert not works(lambda weight, bias: lambda x: x @ weight.T, torch.bfloat16)
+    assert works(bfloat16_product, torch.float32)
+    assert not works(missing, torch.float32)  # type: ignore[arg-type]
+    assert not works(lambda weight, bias: lambda x: x @ weight.T, torch.float32)
 
 
+@needs_bfloat16
 def test_a_loaded_model_gives_the_same_scores_batch_after_batch(tmp_path: Path) -> None:
-    from reranker_serve.backends.torch import inspect_machine
-
-    if not inspect_machine().cpu_bfloat16:
-        pytest.skip("this processor does not multiply bfloat16")
     scorer = load_scorer(save_cross_encoder("bert", tmp_path), use_fp16="true")
     exact = load_scorer(tmp_path)
     random = np.random.default_rng(0)
@@ -122,10 +120,9 @@ class Products(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+@needs_bfloat16
 def test_a_model_meets_few_shapes_whatever_the_lengths_are(tmp_path: Path) -> None:
     """For each oneDNN keeps a kernel: else memory grows for as long as lengths are new."""
-    if not works(bfloat16_product, torch.bfloat16):
-        pytest.skip("this build of torch does not have the kernels")
     scorer = load_scorer(save_cross_encoder("bert", tmp_path), use_fp16="true")
     random = np.random.default_rng(0)
     with Products() as products:

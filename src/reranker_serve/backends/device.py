@@ -38,6 +38,7 @@ class Machine:
     cuda_devices: int
     mps: bool
     cpu_bfloat16: bool
+    cpu_int8: bool
 
 
 def choose_device(requested: str | None, machine: Machine) -> str:

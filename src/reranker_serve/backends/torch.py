@@ -139,7 +139,7 @@ def load(
     machine = inspect_machine()
     chosen = policy.choose_device(device, machine)
     dtype = getattr(torch, policy.choose_dtype(chosen, half_precision, machine))
-    check_quantization(quantization, chosen, dtype, readout)
+    check_quantization(quantization, chosen, dtype, readout, machine)
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
     model = _load_weights(folder, readout, dtype, chosen)
@@ -169,7 +169,9 @@ def _fitting_tokens(backend: TorchBackend, config: Any) -> int:
     return policy.fitting_tokens(free, peak, count_tokens(probe))
 
 
-def check_quantization(quantization: Quantization, device: str, dtype: torch.dtype, readout: Readout) -> None:
+def check_quantization(
+    quantization: Quantization, device: str, dtype: torch.dtype, readout: Readout, machine: policy.Machine
+) -> None:
     """Raise `ModelError` where a quantization cannot be used, or costs more of the ranking than it is worth."""
     if quantization == "none":
         return
@@ -177,6 +179,10 @@ def check_quantization(quantization: Quantization, device: str, dtype: torch.dty
         raise ModelError(f"RERANKER_QUANTIZATION=int8 is for a CPU, not for {device}: leave it unset")
     if isinstance(readout, PooledReadout):  # measured: docs/quality.md
         raise ModelError("RERANKER_QUANTIZATION=int8 costs embedding models too much of their ranking: leave it unset")
+    if not machine.cpu_int8:
+        raise ModelError(
+            "RERANKER_QUANTIZATION=int8 needs a processor that multiplies 8-bit integers (VNNI or AMX): leave it unset"
+        )
     if not works(int8_product, dtype):
         raise ModelError("RERANKER_QUANTIZATION=int8 needs 8-bit kernels that are missing here: leave it unset")
 
@@ -186,17 +192,18 @@ def inspect_machine() -> policy.Machine:
     return policy.Machine(
         cuda_devices=torch.cuda.device_count() if torch.cuda.is_available() else 0,
         mps=torch.backends.mps.is_available(),
-        cpu_bfloat16=_multiplies_bfloat16(),
+        cpu_bfloat16=_has(("avx512_bf16", "amx_bf16"), ("_is_avx512_bf16_supported", "_is_amx_tile_supported")),
+        # Without these oneDNN's sums overflow, or it computes in plain loops, a thousand times slower.
+        cpu_int8=_has(("avx512_vnni", "avx_vnni", "amx_int8"), ("_is_vnni_supported", "_is_avx512_vnni_supported")),
     )
 
 
-def _multiplies_bfloat16() -> bool:
+def _has(capabilities: Sequence[str], older: Sequence[str]) -> bool:
+    """Whether the processor has one of these; by `older` private functions of `torch.cpu` where it tells no list."""
     if hasattr(torch.cpu, "get_capabilities"):
         found = torch.cpu.get_capabilities()
-        return bool(found.get("avx512_bf16") or found.get("amx_bf16"))
-    # Before that function there were only private ones, and not in every version.
-    names = ("_is_avx512_bf16_supported", "_is_amx_tile_supported")
-    return any(getattr(torch.cpu, name, lambda: False)() for name in names)
+        return any(found.get(name) for name in capabilities)
+    return any(getattr(torch.cpu, name, lambda: False)() for name in older)
 
 
 def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: str) -> Any:
