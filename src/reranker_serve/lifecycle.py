@@ -156,6 +156,8 @@ class Lifecycle:
                 loop.call_soon_threadsafe(self._serve, scorer)
 
     def _fail(self, reason: str) -> None:
+        if self.leaving:  # nobody waits for the model any more, and the end of the process may be why
+            return
         logger.critical("%s", reason)
         self._problem = Problem("failed", reason)
         self._process.on_failure()

@@ -11,6 +11,7 @@ import shutil
 import signal
 import socket
 import ssl
+import sys
 import tempfile
 import threading
 import time
@@ -109,7 +110,20 @@ def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None
         uvicorn.Server(config).run(sockets=[sock])
     except KeyboardInterrupt:
         pass
+    _end_beside_threads()
     return 0
+
+
+def _end_beside_threads() -> None:
+    """End the process with success now, if a thread runs on that nobody waits for: it loads, or computes too long.
+
+    Python's own end of a process stops such a thread when it comes back from native code, which C++ takes for a crash.
+    """
+    if any(thread.daemon for thread in threading.enumerate()):
+        logging.shutdown()
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(0)
 
 
 def _check_certificate(settings: Settings) -> None:

@@ -4,6 +4,7 @@ Several workers need a model folder as their supervisor looks into it: RERANKER_
 
 The model fails in the way that a word of a text names: `faultraise`, `faultnan`, `faultshape`,
 `faultmemory`, `faultlost`, `faulthang`; beside `faultcrowd` there is memory for one item more.
+With `faultnative` it computes for ever, in and out of native code as a real one does.
 SIGUSR1 prints the number of asyncio tasks to the log.
 """
 
@@ -33,6 +34,8 @@ class FaultyBackend(FakeBackend):
         words = {number for item in items for number in item.ids.tolist()}
         if _number("faulthang") in words:
             time.sleep(3600)
+        if _number("faultnative") in words:
+            _compute_for_ever()
         for fault, error in (
             ("faultraise", RuntimeError("a kernel failed")),
             ("faultmemory", OutOfMemory("no memory left")),
@@ -46,6 +49,14 @@ class FaultyBackend(FakeBackend):
         poisoned = [_number("faultnan") in item.ids for item in items]
         rows[poisoned] = np.nan
         return rows[:, 0] if _number("faultshape") in words else rows
+
+
+def _compute_for_ever() -> None:
+    import torch
+
+    x = torch.ones(64, 64)
+    while True:
+        torch.mm(x, x)
 
 
 def _number(word: str) -> int:

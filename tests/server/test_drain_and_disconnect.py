@@ -122,6 +122,17 @@ def test_a_stop_while_the_model_is_loaded_is_quick_and_clean(tmp_path: Path, sec
         assert "Traceback" not in server.output
 
 
+def test_a_model_that_still_computes_when_time_is_up_does_not_spoil_the_exit(tmp_path: Path) -> None:
+    with running(tmp_path, FAKE_SERVER, drain_delay="0", drain_timeout="1") as server, ThreadPoolExecutor(1) as callers:
+        server.wait_ready()
+        waiting = callers.submit(_post_and_lose, server.url, {"query": "a", "documents": ["faultnative"]})
+        time.sleep(3)  # until it computes
+        assert server.terminate(15) == 0
+        assert "dropped 1 request(s)" in server.output
+        assert "terminate called" not in server.output
+        waiting.result()
+
+
 def answers(url: str) -> bool:
     try:
         return httpx.get(f"{url}/live", timeout=5).status_code == 200
