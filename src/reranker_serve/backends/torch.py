@@ -5,16 +5,12 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor
-from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
-from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
@@ -29,12 +25,11 @@ from reranker_serve.backends.linear import (
     works,
 )
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
+from reranker_serve.backends.weights import load_weights
 from reranker_serve.errors import BackendLost, ModelError, OutOfMemory
 from reranker_serve.types import (
-    ClassifierReadout,
     EncodedItem,
     FloatArray,
-    NextTokenReadout,
     PooledReadout,
     Readout,
     count_tokens,
@@ -43,15 +38,8 @@ from reranker_serve.types import (
 logger = logging.getLogger(__name__)
 
 _PADDED_BUCKET_TOKENS = 4096
-_LONGEST_REASON = 300
 # Packed and padded sums differ in the last bits only; sequences that see each other differ by far more.
 _AGREEMENT = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
-
-_MODEL_KINDS: dict[type[Readout], Any] = {
-    ClassifierReadout: AutoModelForSequenceClassification,
-    NextTokenReadout: AutoModelForCausalLM,
-    PooledReadout: AutoModel,
-}
 
 # Times four sequences, of 300 tokens together, that tell which channels are large.
 _PEAK_PROBES = 4
@@ -142,7 +130,7 @@ def load(
     check_quantization(quantization, chosen, dtype, readout, machine)
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
-    model = _load_weights(folder, readout, dtype, chosen)
+    model = load_weights(folder, readout, dtype, chosen)
     try:
         kind = CudaBackend if chosen.startswith("cuda") else TorchBackend
         backend = kind(model.to(chosen).eval(), readout, chosen, quantization)
@@ -204,45 +192,6 @@ def _has(capabilities: Sequence[str], older: Sequence[str]) -> bool:
         found = torch.cpu.get_capabilities()
         return any(found.get(name) for name in capabilities)
     return any(getattr(torch.cpu, name, lambda: False)() for name in older)
-
-
-def _load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: str) -> Any:
-    kind = _MODEL_KINDS[type(readout)]
-    transformers_logging.disable_progress_bar()
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
-    try:
-        model, report = kind.from_pretrained(
-            folder,
-            dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,
-            output_loading_info=True,
-            # Straight to where it is used, for which transformers wants a package of its own.
-            device_map={"": device} if device != "cpu" and find_spec("accelerate") else None,
-        )
-    except Exception as error:  # safetensors, transformers and the file system each raise their own
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
-        advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""
-        raise ModelError(f"the weights in {folder} cannot be loaded: {reason}{advice}") from None
-    finally:
-        transformers_logging.set_verbosity(verbosity)
-    mismatched = sorted(str(name) for name, *_ in report["mismatched_keys"])
-    if mismatched:
-        raise ModelError(
-            f"the weights in {folder} have other shapes than its config.json tells, {mismatched[0]} first:"
-            " the two are not of the same model"
-        )
-    # A bare encoder is pooled by the family; its own pooler is neither needed nor always saved.
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
-    if missing:
-        raise ModelError(
-            f"the weights in {folder} lack {len(missing)} tensor(s) of the model, {missing[0]} first:"
-            " the folder holds another model's weights, or only a part of them"
-        )
-    return model
 
 
 def _linear_product(model: Any, device: str, quantization: Quantization) -> MakeProduct | None:

@@ -1,0 +1,135 @@
+"""A checkpoint's weights, from its files to a model whose memory holds them once.
+
+On a CPU the files are mapped, and what is computed with is converted one tensor at a time; the pages it came
+from go back to the system at once. The table of word embeddings stays in its file: see `StoredEmbedding`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
+from transformers.utils import logging as transformers_logging
+
+from reranker_serve.backends.device import MappedFiles
+from reranker_serve.errors import ModelError
+from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
+
+_LONGEST_REASON = 300
+
+_MODEL_KINDS: dict[type[Readout], Any] = {
+    ClassifierReadout: AutoModelForSequenceClassification,
+    NextTokenReadout: AutoModelForCausalLM,
+    PooledReadout: AutoModel,
+}
+
+
+class StoredEmbedding(nn.Module):
+    """ids [...] -> [..., hidden]: rows of a table in a file, each converted and kept when it is first read.
+
+    Two thirds of the numbers of bge-reranker-base are its 250,000 words, of which texts use a few thousand.
+    `give_back` is called when rows were read from the file.
+    """
+
+    def __init__(self, stored: Tensor, dtype: torch.dtype, give_back: Callable[[Tensor], None]) -> None:
+        super().__init__()
+        self._stored = stored
+        self._give_back = give_back
+        # Memory that nothing was written to is not there yet.
+        self._rows = torch.empty(stored.shape, dtype=dtype)
+        self._known = torch.zeros(len(stored), dtype=torch.bool)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        new = torch.unique(ids[~self._known[ids]])
+        if len(new):
+            self._rows[new] = self._stored[new].to(self._rows.dtype)
+            self._known[new] = True
+            self._give_back(self._stored)
+        return nn.functional.embedding(ids, self._rows)
+
+
+def load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: str) -> Any:
+    """The checkpoint's model (safetensors only). Raises `ModelError` with one line.
+
+    On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
+    """
+    if device != "cpu":
+        return _read(folder, readout, dtype, device)
+    model = _read(folder, readout, "auto", device)
+    _convert(model, readout, dtype, MappedFiles(folder.glob("*.safetensors")))
+    return model
+
+
+def _convert(model: Any, readout: Readout, dtype: torch.dtype, files: MappedFiles) -> None:
+    table = model.get_input_embeddings()
+    as_stored = set[Tensor]()
+    if type(table) is nn.Embedding and table.weight.dtype is not dtype and _mapped(table.weight, files):
+        as_stored.add(table.weight)
+        _replace(model, table, StoredEmbedding(table.weight.detach(), dtype, lambda stored: _give_back(stored, files)))
+    if isinstance(readout, NextTokenReadout) and model.lm_head.weight is not table.weight:
+        as_stored.add(model.lm_head.weight)  # of which two rows are read
+    for parameter in model.parameters():
+        if parameter.is_floating_point() and parameter.dtype is not dtype and parameter not in as_stored:
+            stored = parameter.data
+            parameter.data = stored.to(dtype)
+            if _mapped(stored, files):
+                _give_back(stored, files)
+
+
+def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
+    for parent in model.modules():
+        for name, child in list(parent.named_children()):
+            if child is old:
+                setattr(parent, name, new)
+
+
+def _mapped(tensor: Tensor, files: MappedFiles) -> bool:
+    return files.hold(tensor.data_ptr(), tensor.nbytes)
+
+
+def _give_back(tensor: Tensor, files: MappedFiles) -> None:
+    files.give_back(tensor.data_ptr(), tensor.nbytes)
+
+
+def _read(folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str) -> Any:
+    transformers_logging.disable_progress_bar()
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
+    try:
+        model, report = _MODEL_KINDS[type(readout)].from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+            # Straight to where it is used, for which transformers wants a package of its own.
+            device_map={"": device} if device != "cpu" and find_spec("accelerate") else None,
+        )
+    except Exception as error:  # safetensors, transformers and the file system each raise their own
+        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""
+        raise ModelError(f"the weights in {folder} cannot be loaded: {reason}{advice}") from None
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    mismatched = sorted(str(name) for name, *_ in report["mismatched_keys"])
+    if mismatched:
+        raise ModelError(
+            f"the weights in {folder} have other shapes than its config.json tells, {mismatched[0]} first:"
+            " the two are not of the same model"
+        )
+    # A bare encoder is pooled by the family; its own pooler is neither needed nor always saved.
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    if missing:
+        raise ModelError(
+            f"the weights in {folder} lack {len(missing)} tensor(s) of the model, {missing[0]} first:"
+            " the folder holds another model's weights, or only a part of them"
+        )
+    return model
