@@ -38,8 +38,7 @@ def test_no_request_made_from_the_description_fails_the_server(operation: Any, s
     @settings(max_examples=300 if FULL else 25, deadline=None, suppress_health_check=list(HealthCheck))
     def check(case: Any) -> None:
         reply = case.call(base_url=server.url)
-        # A request may ask for a timeout of a millisecond, and get what it asked for.
-        assert reply.status_code < 500 or "the request's own timeout" in reply.text, reply.text
+        assert reply.status_code < 500 or asked_for(reply), reply.text
         if reply.headers.get("content-type", [""])[0] == "application/json":
             json.loads(reply.content, parse_constant=lambda name: pytest.fail(f"{name} in a reply"))
 
@@ -64,4 +63,9 @@ PATHS = [path.replace("{model:path}", "m") for dialect in all_dialects() for pat
 def test_no_combination_of_fields_fails_the_server(server: Server, path: str, texts: str, wild: dict[str, Any]) -> None:
     body = {"query": "blue whale", texts: ["the blue whale", "fox " * 600], **wild}
     reply = httpx.post(f"{server.url}{path}", json=body, timeout=30)
-    assert reply.status_code in (200, 400, 422), reply.text
+    assert reply.status_code in (200, 400, 422) or asked_for(reply), reply.text
+
+
+def asked_for(reply: Any) -> bool:
+    """A request may ask for a timeout of a millisecond, and get what it asked for."""
+    return reply.status_code == 504 and "the request's own timeout" in reply.text

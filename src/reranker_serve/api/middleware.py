@@ -173,8 +173,10 @@ class BodyLimit:
 
         async def limited() -> Message:
             nonlocal received, complete
+            if complete:
+                return await receive()
             try:
-                async with asyncio.timeout_at(None if complete else until):
+                async with asyncio.timeout_at(until):
                     message = await receive()
             except TimeoutError:
                 raise SlowBody(f"the body took longer than {self._seconds:g} s (RERANKER_READ_TIMEOUT)") from None

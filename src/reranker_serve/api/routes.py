@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import json
 import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from pydantic_core import to_json
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Match
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
@@ -32,29 +30,32 @@ Result = TypeVar("Result")
 Core = RerankRequest | ScoreRequest
 
 
-class DirectRoute(APIRoute):
-    """Described like any route of FastAPI, but called directly with the request.
+Endpoint = Callable[[Request], Awaitable[Response]]
 
-    Resolving dependencies that are not there, and matching the patterns of all paths before,
-    costs as much as reading a body and writing a reply.
+
+class RerankCalls:
+    """Answers what is posted to a rerank path; everything else goes on to the router.
+
+    Around each route FastAPI has layers and pattern matching that cost as much as reading a body and writing a reply.
     """
 
-    def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        if not self.param_convertors and scope["path"] != self.path:
-            return Match.NONE, {}
-        return super().matches(scope)
+    def __init__(self, app: ASGIApp, endpoint: Endpoint) -> None:
+        self._app = app
+        self._endpoint = endpoint
 
-    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["method"] != "POST":
-            await super().handle(scope, receive, send)  # which refuses it
-            return
-        response = await self.endpoint(Request(scope, receive, send))
-        await response(scope, receive, send)
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST" and scope["state"]["exchange"].dialect:
+            response = await self._endpoint(Request(scope, receive, send))
+            await response(scope, receive, send)
+        else:
+            await self._app(scope, receive, send)
 
 
 def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], Reranker]) -> None:
-    """`reranker()` gives the loaded model or raises `NotReady`."""
+    """`reranker()` gives the loaded model or raises `NotReady`. Call it before any middleware is added."""
     endpoint = _endpoint(table, reranker)
+    app.add_middleware(RerankCalls, endpoint=endpoint)
+    # For the description, and to refuse other methods.
     for dialect in table.rows:
         for path in dialect.paths:
             documented = path == dialect.paths[0]
@@ -64,13 +65,12 @@ def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], 
                 methods=["POST"],
                 response_model=None,
                 response_class=Response,
-                route_class_override=DirectRoute,
                 include_in_schema=documented,
                 **(operation(dialect) if documented else {}),
             )
 
 
-def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Callable[[Request], Awaitable[Response]]:
+def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint:
     async def rerank(request: Request) -> Response:
         exchange: Exchange = request.scope["state"]["exchange"]
         raw = await read(request)
@@ -152,11 +152,13 @@ async def _until_disconnect(receive: Receive, work: Coroutine[Any, Any, Result])
     """Await `work`, but cancel it when the client goes away: nobody would read the answer."""
     task = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(receive))
+    gone.add_done_callback(lambda _: task.cancel())
     try:
-        await asyncio.wait({task, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientGone("the client went away")
+        return await task
+    except asyncio.CancelledError:
+        if gone.done() and not gone.cancelled():
+            raise ClientGone("the client went away") from None
+        raise
     finally:
         task.cancel()
         gone.cancel()
@@ -168,4 +170,4 @@ async def _disconnected(receive: Callable[[], Awaitable[Any]]) -> None:
 
 
 def _json(content: Any) -> bytes:
-    return json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode()
+    return to_json(content)
