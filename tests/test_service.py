@@ -149,6 +149,7 @@ class CountingFamily(FakeFamily):
     """Remembers how many documents each call of `encode` had."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[int] = []
 
     def encode(self, query: str, documents: Sequence[str], **options: Any) -> Encoded:
