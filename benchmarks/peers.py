@@ -75,7 +75,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Measure every peer side by side.")
-    usual = [name for name in SHAPES if name != "tiny"]
+    usual = ["xlm-r-base", "xlm-r-large", "demo", "qwen3-0.6b"]
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=usual, metavar="SHAPE", help=", ".join(SHAPES))
     parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="LETTER")
     parser.add_argument("--peer", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER", help=", ".join(PEERS))

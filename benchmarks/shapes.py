@@ -46,7 +46,12 @@ class Shape:
 
     def operations(self, tokens: int) -> float:
         """One sequence through the layers: `2 P L + 4 n L^2 H`."""
-        return 2.0 * self.layer_parameters * tokens + 4.0 * self.layers * tokens**2 * self.attention
+        return self.operations_behind(0, tokens)
+
+    def operations_behind(self, prefix: int, tokens: int) -> float:
+        """`tokens` of a sequence's own, which attend to a prefix that was computed before, and to themselves."""
+        attended = tokens * (prefix + tokens)
+        return 2.0 * self.layer_parameters * tokens + 4.0 * self.layers * attended * self.attention
 
 
 SHAPES = {
@@ -56,8 +61,10 @@ SHAPES = {
         Shape("xlm-r-large", "cross_encoder", "xlm-roberta-base-reconstructed", 24, 1024, 4096, 1024, 1024, 250_002),
         Shape("demo", "embedding", None, 6, 384, 1536, 384, 384),
         Shape("qwen3-0.6b", "yes_no", "qwen3", 28, 1024, 3072, 2048, 1024, 151_936, gated=True, max_length=1024),
-        # For trying the tools out: nothing can be learned from its numbers.
+        Shape("qwen3-4b", "yes_no", "qwen3", 36, 2560, 9728, 4096, 1024, 151_936, gated=True, max_length=1024),
+        # For trying the tools out: nothing can be learned from their numbers.
         Shape("tiny", "cross_encoder", "xlm-roberta-base-reconstructed", 2, 64, 128, 64, 64),
+        Shape("tiny-yes-no", "yes_no", "qwen3", 2, 64, 128, 128, 128, gated=True, max_length=1024),
     )
 }
 

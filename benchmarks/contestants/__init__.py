@@ -9,8 +9,9 @@ libraries inside functions, for they run in different environments.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
@@ -46,4 +47,9 @@ def build(name: str, folder: Path, kind: str, threads: int, max_length: int) -> 
 
 
 def versions(*names: str) -> dict[str, str]:
-    return {name: version(name) for name in names}
+    """Of those that are installed: a source tree can be measured as it is."""
+    found = {}
+    for name in names:
+        with suppress(PackageNotFoundError):
+            found[name] = version(name)
+    return found

@@ -11,7 +11,9 @@ from benchmarks.contestants import versions
 from benchmarks.pairs import Request
 
 
-def settings_of(folder: Path, threads: int, max_length: int, quantization: str | None) -> dict[str, str]:
+def settings_of(
+    folder: Path, threads: int, max_length: int, quantization: str | None, device: str = "cpu"
+) -> dict[str, str]:
     """The server's settings in a measurement. Raises `RuntimeError` where it has no such quantization."""
     from reranker_serve.settings import Settings
 
@@ -19,7 +21,7 @@ def settings_of(folder: Path, threads: int, max_length: int, quantization: str |
         "RERANKER_MODEL_PATH": str(folder),
         "RERANKER_MAX_LENGTH": str(max_length),
         "RERANKER_CPU_THREADS": str(threads),
-        "RERANKER_DEVICE": "cpu",
+        "RERANKER_DEVICE": device,
         "RERANKER_CACHE_ENTRIES": "0",
         "RERANKER_USE_OFFLINE_MODE": "true",
         "RERANKER_LOG_LEVEL": "WARNING",
@@ -36,8 +38,8 @@ class Ours:
 
     quantization: str | None = None
 
-    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
-        self._values = settings_of(folder, threads, max_length, self.quantization)
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int, device: str = "cpu") -> None:
+        self._values = settings_of(folder, threads, max_length, self.quantization, device)
         self._loop = asyncio.new_event_loop()
 
     def prepare(self) -> dict[str, str]:

@@ -1,4 +1,7 @@
-"""sentence-transformers as its users call it, and transformers written out plainly, both in float32."""
+"""sentence-transformers as its users call it, and transformers written out plainly.
+
+In float32 on a CPU; on a GPU in what `dtype` says.
+"""
 
 from __future__ import annotations
 
@@ -22,8 +25,11 @@ _INSTRUCTION = "Given a web search query, retrieve relevant passages that answer
 class SentenceTransformers:
     """`CrossEncoder.predict` with its defaults; an embedding model as its `util.cos_sim`. All pairs in one call."""
 
-    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+    def __init__(
+        self, folder: Path, kind: str, threads: int, max_length: int, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
         self._folder, self._kind, self._threads, self._max_length = folder, kind, threads, max_length
+        self._device, self._dtype = device, dtype
 
     def prepare(self) -> dict[str, str]:
         import torch
@@ -35,10 +41,12 @@ class SentenceTransformers:
 
         folder = str(self._folder)
         if self._kind == "embedding":
-            self._embedder = SentenceTransformer(folder, device="cpu")
+            self._embedder = SentenceTransformer(folder, device=self._device)
         else:
-            self._encoder = CrossEncoder(folder, device="cpu", max_length=self._max_length)
-        return versions("sentence-transformers", "torch", "transformers") | {"precision": "float32"}
+            self._encoder = CrossEncoder(
+                folder, device=self._device, max_length=self._max_length, model_kwargs={"dtype": self._dtype}
+            )
+        return versions("sentence-transformers", "torch", "transformers") | {"precision": self._dtype}
 
     def tune(self, requests: Sequence[Request]) -> str:
         return ""
@@ -66,8 +74,11 @@ class Transformers:
 
     batch = _BATCH
 
-    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+    def __init__(
+        self, folder: Path, kind: str, threads: int, max_length: int, device: str = "cpu", dtype: str = "float32"
+    ) -> None:
         self._folder, self._kind, self._threads, self._max_length = folder, kind, threads, max_length
+        self._device, self._dtype = device, dtype
 
     def prepare(self) -> dict[str, str]:
         import torch
@@ -81,8 +92,9 @@ class Transformers:
         }
         left = {"padding_side": "left"} if self._kind == "yes_no" else {}
         self._tokenizer: Any = transformers.AutoTokenizer.from_pretrained(self._folder, **left)
-        self._model: Any = kinds[self._kind].from_pretrained(self._folder, dtype=torch.float32).eval()
-        return versions("torch", "transformers") | {"precision": "float32", "batch": str(self.batch)}
+        dtype = getattr(torch, self._dtype)
+        self._model: Any = kinds[self._kind].from_pretrained(self._folder, dtype=dtype).to(self._device).eval()
+        return versions("torch", "transformers") | {"precision": self._dtype, "batch": str(self.batch)}
 
     def tune(self, requests: Sequence[Request]) -> str:
         return ""
@@ -103,7 +115,7 @@ class Transformers:
         inputs = self._tokenizer(
             queries, documents, padding=True, truncation=True, max_length=self._max_length, return_tensors="pt"
         )
-        logits: list[float] = self._model(**inputs).logits[:, 0].tolist()
+        logits: list[float] = self._model(**inputs.to(self._device)).logits[:, 0].tolist()
         return logits
 
     def _ask(self, batch: list[Pair]) -> list[float]:
@@ -117,7 +129,7 @@ class Transformers:
         inputs = self._tokenizer.pad(
             {"input_ids": [[*prefix, *body[:room], *suffix] for body in ids]}, padding=True, return_tensors="pt"
         )
-        logits = self._model(**inputs, logits_to_keep=1).logits[:, -1]
+        logits = self._model(**inputs.to(self._device), logits_to_keep=1).logits[:, -1]
         difference: list[float] = (logits[:, yes[0]] - logits[:, no[0]]).tolist()
         return difference
 
