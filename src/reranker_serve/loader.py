@@ -48,10 +48,10 @@ def load(settings: Settings) -> Scorer:
     checkpoint = read_checkpoint(files.folder)
     family = build_family(checkpoint, settings)
     os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
-    with without_compiler():
-        with _no_collections():
-            from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
+    with _no_collections(), without_compiler():
+        from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 
+    with without_compiler():
         backend = torch_backend.load(
             files.folder,
             family.readout,
