@@ -45,8 +45,6 @@ _LAST_REPLIES_S = 2
 _REPLACES = "_RERANKER_REPLACES_A_WORKER"
 _REPLACEMENT_READY_S = 1800
 _NEXT_REPLACEMENT_S = 10
-# Objects made and not freed between two looks of the garbage collector; a request makes a few hundred.
-_COLLECT_EVERY = 20_000
 # Unlike uvicorn's status for a failed start, after which its supervisor gives up.
 _MODEL_DIED = 4
 
@@ -232,13 +230,9 @@ def _this_process(replaces: bool = False) -> Process:
 
 
 def _freeze_garbage() -> None:
-    """What was imported and loaded lives as long as the process: let no collection look at it again.
-
-    What a request leaves is freed without the collector, but for rare cycles: it need not look at every one.
-    """
+    """What was imported and loaded lives as long as the process: let no collection look at it again."""
     gc.collect()
     gc.freeze()
-    gc.set_threshold(_COLLECT_EVERY)
 
 
 def _connections(settings: Settings) -> int:

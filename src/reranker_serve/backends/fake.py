@@ -29,7 +29,7 @@ from reranker_serve.types import (
 _WORD = re.compile(r"[^\s!-/:-@[-`{-~]+")
 _TO_SPACES = {ord(character): " " for character in string.punctuation}
 _SEPARATOR = 0
-_KNOWN_WORDS = 100_000
+_KNOWN_WORDS = 4096
 
 
 class FakeFamily:
