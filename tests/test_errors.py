@@ -25,6 +25,8 @@ def example(kind: type[errors.RequestError]) -> errors.RequestError:
         return errors.Overloaded("said", 7)
     if kind is errors.RateLimited:
         return errors.RateLimited("said", 7)
+    if kind is errors.NoMemory:
+        return errors.NoMemory("said", 7)
     return kind("said")
 
 
@@ -89,5 +91,5 @@ def test_what_a_message_quotes_cannot_make_it_long_or_break_the_line() -> None:
 
 def test_errors_that_pass_tell_when_to_come_back() -> None:
     waits = {kind for kind in STATUS if "Retry-After" in headers_of(example(kind))}
-    assert waits == {errors.Overloaded, errors.RateLimited, errors.NotReady}
+    assert waits == {errors.Overloaded, errors.RateLimited, errors.NotReady, errors.NoMemory}
     assert headers_of(example(errors.Overloaded))["Retry-After"] == "7"

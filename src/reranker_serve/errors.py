@@ -110,6 +110,14 @@ class Overloaded(RequestError):
         self.retry_after = retry_after
 
 
+class NoMemory(RequestError):
+    """The bodies of requests take as much memory now as they may."""
+
+    def __init__(self, message: str, retry_after: int) -> None:
+        super().__init__(message)
+        self.retry_after = retry_after
+
+
 class RateLimited(RequestError):
     """The caller has had its requests or tokens of this minute."""
 

@@ -36,6 +36,7 @@ STATUS: dict[type[errors.RequestError], _Row] = {
     errors.ClientGone: _Row(499),
     errors.InferenceFailed: _Row(500, tei=424),
     errors.NotReady: _Row(503),
+    errors.NoMemory: _Row(503),
     errors.DeadlineExceeded: _Row(504),
 }
 
