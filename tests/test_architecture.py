@@ -25,7 +25,7 @@ LAYERS = [
     ["lifecycle"],
     ["api"],
     ["app"],
-    ["connections"],
+    ["connections", "upgrades"],
     ["server"],
     ["daemon", "demo", "tools"],
     ["cli"],

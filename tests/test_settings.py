@@ -53,6 +53,7 @@ MALFORMED = [
     ("BATCH_TIMEOUT", "0", "greater"),
     ("DRAIN_TIMEOUT", "0", "greater"),
     ("READ_TIMEOUT", "0", "greater"),
+    ("KEEP_ALIVE", "0", "greater"),
     ("DRAIN_DELAY", "-1", "greater than or equal to 0"),
     ("MAX_CONNECTIONS", "0", "greater"),
     ("ENABLE_DOCS", "2", "boolean"),
@@ -68,6 +69,7 @@ MALFORMED = [
     ("MAX_DOCUMENTS", "0", "greater"),
     ("MAX_BODY_BYTES", "1k", "integer"),
     ("MAX_BODY_BYTES", "1000", "1024"),
+    ("MAX_BUFFERED_BYTES", "33554431", "should be at least RERANKER_MAX_BODY_BYTES"),
     ("MAX_QUEUE_TOKENS", "-5", "greater"),
     ("CACHE_ENTRIES", "-1", "greater"),
     ("PORT", "80\n81", "integer"),
@@ -86,6 +88,13 @@ MALFORMED = [
     ("API_KEY", " , ", "at least one key"),
     ("API_KEY", "good,sha256:abc", "64 hex digits"),
 ]
+
+
+def test_a_body_must_fit_what_all_bodies_may_take() -> None:
+    with pytest.raises(
+        SettingsError, match="RERANKER_MAX_BUFFERED_BYTES='268435456' is not valid: it should be at least"
+    ):
+        read({"RERANKER_MAX_BODY_BYTES": "268435457"})
 
 
 def test_every_setting_that_can_be_malformed_is_tried() -> None:

@@ -14,13 +14,15 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 
 from reranker_serve import __version__
+from reranker_serve.api.body_limit import BodyLimit
 from reranker_serve.api.browsers import CORS, BrowserHeaders
 from reranker_serve.api.dialects import DialectTable, all_dialects
-from reranker_serve.api.middleware import BodyLimit, Boundary, RequireKey
+from reranker_serve.api.middleware import Boundary, RequireKey
 from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
+from reranker_serve.engine.admission import ByteBudget
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
 from reranker_serve.keys import KeyFile, Keys
 from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
@@ -60,7 +62,8 @@ def create_app(
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)
     # Added innermost first.
-    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout)
+    budget = ByteBudget(settings.max_buffered_bytes)
+    app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout, budget=budget)
     if settings.rates is not None:
         app.add_middleware(RateLimit, rates=settings.rates)
     app.add_middleware(RequireKey, keys=accepted_keys(settings))

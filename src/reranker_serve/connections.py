@@ -1,16 +1,23 @@
-"""What one connection may cost: time to send the headers, their size, how many there are, time to read the reply.
+"""What one connection may cost: time to send headers, their size, how many there are, time in which replies are taken.
 
-uvicorn bounds none of these. Time and size of a body are the middleware's.
+uvicorn bounds none of these. Time and size of a body are `api/body_limit.py`'s.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import resource
+import socket
+from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from reranker_serve.settings import load_settings
+from reranker_serve.upgrades import UpgradeBlindParser
 
 # Larger than the headers of any client; Node and nginx draw the line at 16 and 32 KiB.
 MAX_HEAD_BYTES = 65_536
@@ -18,6 +25,7 @@ MAX_HEAD_BYTES = 65_536
 _OTHER_DESCRIPTORS = 128
 
 _LAST_REQUESTS_S = 0.2
+_UNSENT_BYTES = 65_536
 
 _REFUSALS = {
     408: b"HTTP/1.1 408 Request Timeout\r\n",
@@ -26,28 +34,43 @@ _REFUSALS = {
 }
 
 
-class ServerConfig(uvicorn.Config):
-    """uvicorn's configuration, and the bounds of a connection; `read_timeout` is in seconds."""
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """Seconds that a caller may take to send headers, and to take nothing of a reply; how many callers there may be."""
 
-    def __init__(self, app: Any, *, read_timeout: float, max_connections: int, **others: Any) -> None:
+    read_timeout: float
+    max_connections: int
+
+
+class ServerConfig(uvicorn.Config):
+    """uvicorn's configuration, and the bounds of a connection."""
+
+    def __init__(self, app: Any, bounds: Bounds, **others: Any) -> None:
         super().__init__(app, http=BoundedConnection, ws="none", **others)
-        self.read_timeout = read_timeout
-        self.max_connections = max_connections
+        self.bounds = bounds
 
 
 class BoundedConnection(HttpToolsProtocol):
-    """A connection that is closed when its caller takes too long or sends headers without end."""
+    """A connection that is closed when its caller takes too long, sends headers without end, or reads no reply.
 
-    config: ServerConfig
+    Also for `uvicorn --http reranker_serve.connections:BoundedConnection`; then the bounds are the environment's.
+    """
 
-    def __init__(self, *arguments: Any, **keywords: Any) -> None:
-        super().__init__(*arguments, **keywords)
+    parser: UpgradeBlindParser
+
+    def __init__(self, config: uvicorn.Config, *arguments: Any, **keywords: Any) -> None:
+        super().__init__(config, *arguments, **keywords)
+        self.parser = UpgradeBlindParser(self)
+        self._bounds = config.bounds if isinstance(config, ServerConfig) else _bounds_of_environment()
         self._head_timer: asyncio.TimerHandle | None = None
-        self._head_bytes = 0
+        self._in_head = True
+        self._read_ahead = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        if len(self.connections) > self.config.max_connections:
+        _show_what_is_taken(transport.get_extra_info("socket"))
+        self._reader = ReaderWatch(self.loop, transport, self._bounds.read_timeout)
+        if len(self.connections) > self._bounds.max_connections:
             self._refuse(503)
             return
         self._await_head()
@@ -55,42 +78,80 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._head_timer is None and self._idle:
             self._await_head()
+        # Headers, trailers and the like are neither whole nor a body: what is read beyond the last that was either.
+        self._read_ahead += len(data)
         super().data_received(data)
-        if self._head_timer is not None:
-            self._head_bytes += len(data)
-            if self._head_bytes > MAX_HEAD_BYTES:
-                self._refuse(431)
+        if self._read_ahead > MAX_HEAD_BYTES:
+            self._refuse(431)
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._in_head = True
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._in_head:  # what follows a chunked body may add nothing to the headers that were acted upon
+            super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.begins_again:
+            return
         self._forget_head()
+        self._in_head = False
+        self._read_ahead = 0
         super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._read_ahead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.begins_again:
+            return
+        self._read_ahead = 0
+        super().on_message_complete()
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.transport.is_closing():
-            self._abort_later()
+        self._watch_last_reply()
+
+    def send_400_response(self, msg: str) -> None:
+        super().send_400_response(msg)
+        self._watch_last_reply()
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self._abort_later()
+        self._watch_last_reply()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._reader.watch()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        if not self.transport.is_closing():
+            self._reader.stop()
 
     def shutdown(self) -> None:
         if self._idle:  # a request may be on its way: it must find somebody who reads it
-            self.loop.call_later(_LAST_REQUESTS_S, super().shutdown)
+            self.loop.call_later(_LAST_REQUESTS_S, self._close_if_idle)
         else:
             super().shutdown()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._forget_head()
+        self._reader.stop()
         super().connection_lost(exc)
 
     @property
     def _idle(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
+    def _close_if_idle(self) -> None:
+        super().shutdown()
+        self._watch_last_reply()
+
     def _await_head(self) -> None:
-        self._head_bytes = 0
-        self._head_timer = self.loop.call_later(self.config.read_timeout, self._refuse, 408)
+        self._head_timer = self.loop.call_later(self._bounds.read_timeout, self._refuse, 408)
 
     def _forget_head(self) -> None:
         if self._head_timer is not None:
@@ -99,14 +160,57 @@ class BoundedConnection(HttpToolsProtocol):
 
     def _refuse(self, status: int) -> None:
         self._forget_head()
-        if not self.transport.is_closing():
+        if self.transport.is_closing():
+            return
+        if self._idle or not self.cycle.response_started:
             self.transport.write(_REFUSALS[status] + b"content-length: 0\r\nconnection: close\r\n\r\n")
-            self.transport.close()
-            self._abort_later()
+        if not self._idle:  # the request that was being read gets no other reply
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self.transport.close()
+        self._watch_last_reply()
 
-    def _abort_later(self) -> None:
+    def _watch_last_reply(self) -> None:
         """A closing transport waits for a caller who does not read what was sent, for ever."""
-        self.loop.call_later(self.config.read_timeout, self.transport.abort)
+        if self.transport.is_closing():
+            self._reader.watch()
+
+
+class ReaderWatch:
+    """Ends a connection whose caller takes nothing, for `seconds`, of what was written for it; however slow is fine."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, seconds: float) -> None:
+        self._loop = loop
+        self._transport = transport
+        self._seconds = seconds
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self) -> None:
+        """Begin, if it is not watched yet. Nothing more is written while it is."""
+        if self._timer is None:
+            self._look(self._transport.get_write_buffer_size(), self._loop.time())
+
+    def stop(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _look(self, left: int, since: float) -> None:
+        """`left` bytes were not taken yet at `since`."""
+        now, still_left = self._loop.time(), self._transport.get_write_buffer_size()
+        if still_left < left:
+            left, since = still_left, now
+        if now - since >= self._seconds:
+            self._timer = None
+            self._transport.abort()
+        else:
+            self._timer = self._loop.call_later(self._seconds / 4, self._look, left, since)
+
+
+def _show_what_is_taken(sock: socket.socket) -> None:
+    """Let the system hold little that it cannot send yet: a slow reader's progress showed every few megabytes only."""
+    with contextlib.suppress(OSError):  # a Unix socket
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def allow_connections(wanted: int) -> int:
@@ -117,3 +221,9 @@ def allow_connections(wanted: int) -> int:
         soft = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
     return wanted if soft == resource.RLIM_INFINITY else max(1, min(wanted, soft - _OTHER_DESCRIPTORS))
+
+
+@functools.cache
+def _bounds_of_environment() -> Bounds:
+    settings, _ = load_settings()
+    return Bounds(settings.read_timeout, settings.max_connections)

@@ -102,6 +102,10 @@ class RequestTooLarge(RequestError):
     """The body, or the request's tokens, exceed a limit for good: retrying cannot help."""
 
 
+class UnsupportedEncoding(RequestError):
+    """The body is encoded in a way that is not read here."""
+
+
 class Overloaded(RequestError):
     """The queue is full now."""
 

@@ -26,7 +26,7 @@ from uvicorn.config import STARTUP_FAILURE
 from uvicorn.supervisors import ChangeReload, Multiprocess
 
 from reranker_serve.app import accepted_keys, create_app
-from reranker_serve.connections import ServerConfig, allow_connections
+from reranker_serve.connections import Bounds, ServerConfig, allow_connections
 from reranker_serve.errors import PortError, SettingsError
 from reranker_serve.lifecycle import Lifecycle, Process
 from reranker_serve.loader import check
@@ -84,8 +84,8 @@ def serve(settings: Settings, reload: bool = False, scorer: Scorer | None = None
     several = settings.workers > 1 and not reload
     config = ServerConfig(
         worker if reload or several else create_app(settings, scorer, _this_process()),
-        read_timeout=settings.read_timeout,
-        max_connections=_connections(settings),
+        Bounds(settings.read_timeout, _connections(settings)),
+        timeout_keep_alive=settings.keep_alive,
         factory=reload or several,
         workers=settings.workers if several else 1,
         reload=reload,

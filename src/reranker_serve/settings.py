@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dotenv import dotenv_values
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import Key, parse_list
@@ -121,6 +121,12 @@ class Settings(BaseModel):
     strict_model: bool = Field(False, description="answer 404 to requests that name another model")
     max_documents: int = Field(10_000, ge=1, description="most documents in one request")
     max_body_bytes: int = Field(33_554_432, ge=1024, description="largest request body in bytes")
+    max_buffered_bytes: int = Field(
+        268_435_456,
+        ge=1024,
+        validate_default=True,
+        description="most bytes of all request bodies that one process holds at once; beyond it callers get 503",
+    )
     max_queue_tokens: int = Field(
         2_000_000, ge=1, description="most tokens waiting to be computed; beyond it callers get 429"
     )
@@ -158,7 +164,11 @@ class Settings(BaseModel):
         30.0,
         gt=0,
         le=86_400,
-        description="seconds a caller may take to send a request's headers, and again its body",
+        description="seconds a caller may take to send a request's headers, and again its body, and for which it may"
+        " take nothing of a reply",
+    )
+    keep_alive: float = Field(
+        75.0, gt=0, le=86_400, description="seconds a connection is kept open between requests; longer than proxies do"
     )
     max_connections: int = Field(
         4096, ge=1, le=1_000_000, description="most open connections of one process; more are closed at once"
@@ -184,6 +194,13 @@ class Settings(BaseModel):
         if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
             raise ValueError("should be cuda, cuda:1, mps, cpu or auto")
         return device
+
+    @field_validator("max_buffered_bytes")
+    @classmethod
+    def _holds_a_body(cls, value: int, info: ValidationInfo) -> int:
+        if value < info.data.get("max_body_bytes", 0):
+            raise ValueError("should be at least RERANKER_MAX_BODY_BYTES")
+        return value
 
     @field_validator("api_key")
     @classmethod
@@ -326,5 +343,5 @@ def _one_line(error: ValidationError, values: Mapping[str, str]) -> str:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0])
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = "***" if field == "api_key" else repr(values.get(field))
+    given = "***" if field == "api_key" else repr(values.get(field, str(Settings.model_fields[field].default)))
     return f"{environment_name(field)}={given} is not valid: it {reason}"

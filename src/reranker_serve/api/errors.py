@@ -31,6 +31,7 @@ STATUS: dict[type[errors.RequestError], _Row] = {
     errors.MethodNotAllowed: _Row(405),
     errors.SlowBody: _Row(408),
     errors.RequestTooLarge: _Row(413),
+    errors.UnsupportedEncoding: _Row(415),
     errors.Overloaded: _Row(429),
     errors.RateLimited: _Row(429),
     errors.ClientGone: _Row(499),
@@ -47,6 +48,7 @@ _TYPE = {
     405: "method_not_allowed_error",
     408: "timeout_error",
     413: "request_too_large_error",
+    415: "unsupported_media_type_error",
     422: "invalid_request_error",
     424: "server_error",
     429: "overloaded_error",
@@ -77,7 +79,9 @@ def headers_of(error: errors.RequestError) -> dict[str, str]:
         headers["WWW-Authenticate"] = "Bearer"
     if isinstance(error, errors.MethodNotAllowed):
         headers["Allow"] = error.allow
-    if isinstance(error, errors.RequestTooLarge | errors.SlowBody):
+    if isinstance(error, errors.UnsupportedEncoding):
+        headers["Accept-Encoding"] = "gzip, deflate"  # RFC 7694
+    if isinstance(error, errors.RequestTooLarge | errors.SlowBody | errors.NoMemory):
         headers["Connection"] = "close"  # the rest of the body is not read
     return headers
 

@@ -1,4 +1,4 @@
-"""Pure ASGI middleware: the error boundary with request id and access log, the key, the body limit."""
+"""Pure ASGI middleware: the error boundary with request id and access log, the key."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from reranker_serve.api.auth import OPEN_PATHS, check_key
 from reranker_serve.api.dialects import Call, Dialect, DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
-from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError, RequestTooLarge, SlowBody
+from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError
 from reranker_serve.keys import Key, Keys
 from reranker_serve.telemetry.logs import FIELDS
 from reranker_serve.telemetry.metrics import Metrics
@@ -43,6 +43,7 @@ class Exchange:
 
     id: str
     dialect: Dialect | None = None
+    body_bytes: int = 0
     documents: int = 0
     tokens: int = 0
     status: int = 0
@@ -148,48 +149,6 @@ class RequireKey:
         if self._keys.needed and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
             scope["state"]["exchange"].key = check_key(scope["headers"], self._keys)
         await self._app(scope, receive, send)
-
-
-class BodyLimit:
-    """Refuses a body over the limit before it is in memory, by its declared length or while it streams in.
-
-    A body that is not complete within `seconds` is refused, too.
-    """
-
-    def __init__(self, app: ASGIApp, limit: int, seconds: float) -> None:
-        self._app = app
-        self._limit = limit
-        self._seconds = seconds
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isdecimal() and int(declared) > self._limit:
-            raise self._too_large()
-        received, complete = 0, False
-        until = asyncio.get_running_loop().time() + self._seconds
-
-        async def limited() -> Message:
-            nonlocal received, complete
-            if complete:
-                return await receive()
-            try:
-                async with asyncio.timeout_at(until):
-                    message = await receive()
-            except TimeoutError:
-                raise SlowBody(f"the body took longer than {self._seconds:g} s (RERANKER_READ_TIMEOUT)") from None
-            received += len(message.get("body", b""))
-            complete = not message.get("more_body", False)
-            if received > self._limit:
-                raise self._too_large()
-            return message
-
-        await self._app(scope, limited, send)
-
-    def _too_large(self) -> RequestTooLarge:
-        return RequestTooLarge(f"the body exceeds {self._limit} bytes (RERANKER_MAX_BODY_BYTES): send it in parts")
 
 
 def _request_id(headers: Headers) -> str:
