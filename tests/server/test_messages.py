@@ -14,10 +14,17 @@ import httpx
 import pytest
 
 from reranker_serve.settings import Settings
-from tests.server.processes import FAKE_SERVER, Server, running
+from tests.server.processes import FAKE_SERVER, Server, metric, running
 from tests.server.wire import GOOD, RAW, Wire, chunked, head, post
 
 MB = 1_000_000
+
+
+def until(condition: Callable[[], bool], seconds: float = 10) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "condition never came true"
+        time.sleep(0.02)
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +180,24 @@ def test_a_bomb_is_refused_before_it_is_inflated(server: Server) -> None:
     assert (reply.status_code, reply.json()["error"]["type"]) == (413, "request_too_large_error")
     assert "RERANKER_MAX_BODY_BYTES" in reply.json()["detail"]
     assert time.perf_counter() - start < 2
+
+
+def test_who_hangs_up_pays_for_what_it_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECONDS_PER_BATCH", "0.3")
+    monkeypatch.setenv("BATCH_TOKENS", "512")
+    documents = [f"whale {number} " * 200 for number in range(20)]
+    body = json.dumps({"query": "blue", "documents": documents}).encode()
+    rates = "100 requests, 100000 tokens"
+    with running(tmp_path, FAKE_SERVER, rate_limit=rates, drain_delay="0") as server:
+        server.wait_ready()
+        with Wire(server.url) as wire:
+            wire.send(post(body=body))
+            until(lambda: metric(server.url, "reranker_queue_tokens") > 0)
+        until(lambda: "error=ClientGone" in server.output)
+        reply = httpx.post(f"{server.url}/rerank", json=GOOD)
+        left = {kind: int(reply.headers[f"x-ratelimit-remaining-{kind}"]) for kind in ("requests", "tokens")}
+    assert left["requests"] == 98
+    assert 0 <= 100_000 - len(body) // 4 - left["tokens"] < 50
 
 
 def test_connections_are_kept_for_75_seconds_or_as_told(roomy: Server, tmp_path: Path) -> None:

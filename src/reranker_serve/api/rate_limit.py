@@ -4,37 +4,35 @@ from __future__ import annotations
 
 import ipaddress
 import math
-import time
+from time import monotonic
 
-from limits import RateLimitItem, RateLimitItemPerMinute
-from limits.storage import MemoryStorage
-from limits.strategies import FixedWindowRateLimiter
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reranker_serve.api.middleware import Exchange
-from reranker_serve.errors import RateLimited
+from reranker_serve.api.rate_windows import Windows
+from reranker_serve.errors import ClientGone, RateLimited
 from reranker_serve.keys import Key
 from reranker_serve.settings import Rates
 
 # A provider gives a customer at least this much of the IPv6 address space.
 _IPV6_CUSTOMER_BITS = 64
+# Of English text and JSON; for who does not wait until its tokens are counted.
+_BYTES_PER_TOKEN = 4
 
 
 class RateLimit:
     """Counts what is posted, in windows of a minute that begin with a caller's first request.
 
     What a request costs in tokens is known when it is answered, and charged then. So a caller is refused when its
-    tokens are used up, and the requests that used them up were answered whole.
+    tokens are used up, and the requests that used them up were answered whole. Who hangs up before pays by the bytes
+    of its body.
     """
 
     def __init__(self, app: ASGIApp, rates: Rates) -> None:
         self._app = app
-        # A moving window would keep an entry for every token, and a sliding one refuses to count beyond its limit.
-        self._windows = FixedWindowRateLimiter(MemoryStorage())
+        self._windows = Windows()
         limits = {"requests": rates.requests, "tokens": rates.tokens}
-        self._limits: dict[str, RateLimitItem] = {
-            kind: RateLimitItemPerMinute(amount) for kind, amount in limits.items() if amount is not None
-        }
+        self._limits = {kind: amount for kind, amount in limits.items() if amount is not None}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "POST":
@@ -46,39 +44,41 @@ class RateLimit:
 
         async def charged(message: Message) -> None:
             if message["type"] == "http.response.start":
-                self._charge(caller, "tokens", exchange.tokens)
+                self._windows.charge(caller, monotonic(), tokens=exchange.tokens)
                 exchange.headers = self._headers(caller)
             await send(message)
 
-        await self._app(scope, receive, charged)
+        try:
+            await self._app(scope, receive, charged)
+        except ClientGone:
+            self._windows.charge(caller, monotonic(), tokens=exchange.body_bytes // _BYTES_PER_TOKEN)
+            raise
 
     def _admit(self, caller: str, exchange: Exchange) -> None:
-        used_up = [kind for kind, limit in self._limits.items() if not self._windows.test(limit, kind, caller)]
+        used_up = [kind for kind in self._limits if self._left(caller, kind)[0] == 0]
         if not used_up:
-            self._charge(caller, "requests", 1)
+            self._windows.charge(caller, monotonic(), requests=1)
         exchange.headers = self._headers(caller)
         if used_up:
-            seconds = max(1, *(self._window(caller, kind)[1] for kind in used_up))
+            seconds = max(1, *(self._left(caller, kind)[1] for kind in used_up))
             whose = "this key" if exchange.key else "this address"
-            spent = " and ".join(f"{self._limits[kind].amount} {kind}" for kind in used_up)
+            spent = " and ".join(f"{self._limits[kind]} {kind}" for kind in used_up)
             raise RateLimited(f"{whose} has used up its {spent} a minute; retry in {seconds} s", seconds)
 
-    def _charge(self, caller: str, kind: str, cost: int) -> None:
-        if cost and kind in self._limits:
-            self._windows.hit(self._limits[kind], kind, caller, cost=cost)
-
-    def _window(self, caller: str, kind: str) -> tuple[int, int]:
+    def _left(self, caller: str, kind: str) -> tuple[int, int]:
         """What remains, and the whole seconds until all of it is there again."""
-        window = self._windows.get_window_stats(self._limits[kind], kind, caller)
-        return window.remaining, max(0, math.ceil(window.reset_time - time.time()))
+        now = monotonic()
+        ends, requests, tokens = self._windows.of(caller, now)
+        used = requests if kind == "requests" else tokens
+        return max(0, self._limits[kind] - used), math.ceil(ends - now) if used else 0
 
     def _headers(self, caller: str) -> dict[str, str]:
         """As OpenAI names and writes them, and other vendors after it."""
         headers = {}
         for kind, limit in self._limits.items():
-            remaining, seconds = self._window(caller, kind)
-            headers[f"x-ratelimit-limit-{kind}"] = str(limit.amount)
-            headers[f"x-ratelimit-remaining-{kind}"] = str(remaining)
+            left, seconds = self._left(caller, kind)
+            headers[f"x-ratelimit-limit-{kind}"] = str(limit)
+            headers[f"x-ratelimit-remaining-{kind}"] = str(left)
             headers[f"x-ratelimit-reset-{kind}"] = f"{seconds}s"
         return headers
 
