@@ -25,7 +25,7 @@ LAYERS = [
     ["lifecycle"],
     ["api"],
     ["app"],
-    ["connections", "upgrades"],
+    ["connections", "replies", "upgrades"],
     ["server"],
     ["daemon", "demo", "tools"],
     ["cli"],

@@ -6,16 +6,15 @@ uvicorn bounds none of these. Time and size of a body are `api/body_limit.py`'s.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import resource
-import socket
 from dataclasses import dataclass
 from typing import Any
 
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from reranker_serve.replies import ReaderWatch, hold_little, in_pieces
 from reranker_serve.settings import load_settings
 from reranker_serve.upgrades import UpgradeBlindParser
 
@@ -25,7 +24,6 @@ MAX_HEAD_BYTES = 65_536
 _OTHER_DESCRIPTORS = 128
 
 _LAST_REQUESTS_S = 0.2
-_UNSENT_BYTES = 65_536
 
 _REFUSALS = {
     408: b"HTTP/1.1 408 Request Timeout\r\n",
@@ -60,6 +58,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def __init__(self, config: uvicorn.Config, *arguments: Any, **keywords: Any) -> None:
         super().__init__(config, *arguments, **keywords)
+        self.app = in_pieces(self.app)
         self.parser = UpgradeBlindParser(self)
         self._bounds = config.bounds if isinstance(config, ServerConfig) else _bounds_of_environment()
         self._head_timer: asyncio.TimerHandle | None = None
@@ -68,7 +67,7 @@ class BoundedConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        _show_what_is_taken(transport.get_extra_info("socket"))
+        hold_little(transport)
         self._reader = ReaderWatch(self.loop, transport, self._bounds.read_timeout)
         if len(self.connections) > self._bounds.max_connections:
             self._refuse(503)
@@ -174,43 +173,6 @@ class BoundedConnection(HttpToolsProtocol):
         """A closing transport waits for a caller who does not read what was sent, for ever."""
         if self.transport.is_closing():
             self._reader.watch()
-
-
-class ReaderWatch:
-    """Ends a connection whose caller takes nothing, for `seconds`, of what was written for it; however slow is fine."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, transport: asyncio.Transport, seconds: float) -> None:
-        self._loop = loop
-        self._transport = transport
-        self._seconds = seconds
-        self._timer: asyncio.TimerHandle | None = None
-
-    def watch(self) -> None:
-        """Begin, if it is not watched yet. Nothing more is written while it is."""
-        if self._timer is None:
-            self._look(self._transport.get_write_buffer_size(), self._loop.time())
-
-    def stop(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-
-    def _look(self, left: int, since: float) -> None:
-        """`left` bytes were not taken yet at `since`."""
-        now, still_left = self._loop.time(), self._transport.get_write_buffer_size()
-        if still_left < left:
-            left, since = still_left, now
-        if now - since >= self._seconds:
-            self._timer = None
-            self._transport.abort()
-        else:
-            self._timer = self._loop.call_later(self._seconds / 4, self._look, left, since)
-
-
-def _show_what_is_taken(sock: socket.socket) -> None:
-    """Let the system hold little that it cannot send yet: a slow reader's progress showed every few megabytes only."""
-    with contextlib.suppress(OSError):  # a Unix socket
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
 
 
 def allow_connections(wanted: int) -> int:

@@ -92,7 +92,6 @@ async def test_it_gives_back_what_it_held(
     else:
         with pytest.raises(raised):
             await call
-    assert seen >= 0
     assert budget.taken == 0
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import gzip
 import json
+import shutil
+import subprocess
 import time
 import zlib
 from collections.abc import Callable, Iterator
@@ -103,7 +105,7 @@ def test_bodies_that_are_read_at_once_share_a_budget(server: Server) -> None:
 
 def ask_for_much(wire: Wire, *headers: str) -> int:
     """A reply larger than what sockets hold; returns about how large."""
-    documents = ["whale " * 20_000] * 100
+    documents = ["whale " * 10_000] * 100
     body = json.dumps({"query": "blue", "documents": documents, "return_documents": True}).encode()
     wire.send(post(*headers, body=body))
     return len(body)
@@ -116,22 +118,41 @@ def roomy(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield started
 
 
-def test_a_slow_reader_gets_all_of_a_reply(roomy: Server) -> None:
-    with Wire(roomy.url, receive_buffer=8192) as wire:
-        size, got = ask_for_much(wire, "Connection: close"), 0
-        until = time.monotonic() + 15
-        while data := wire.sock.recv(65_536):
+@pytest.fixture(scope="module")
+def private(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """As `roomy`, with TLS."""
+    folder = tmp_path_factory.mktemp("private")
+    request = "openssl req -x509 -newkey rsa:2048 -nodes -keyout key.pem -out cert.pem -days 2 -subj /CN=localhost"
+    if shutil.which("openssl") is None:
+        pytest.skip("no openssl here")
+    subprocess.run(request.split(), cwd=folder, check=True, capture_output=True)
+    files = {"tls_certfile": "cert.pem", "tls_keyfile": "key.pem"}
+    with running(folder, FAKE_SERVER, read_timeout="1", **files) as started:
+        until(lambda: "ready: " in started.output)
+        yield Server(started.process, started.url.replace("http:", "https:"), folder)
+
+
+@pytest.mark.parametrize("name", ["roomy", "private"])
+@pytest.mark.parametrize("headers", [(), ("Connection: close",)], ids=["open", "closing"])
+def test_a_slow_reader_gets_all_of_a_reply(request: pytest.FixtureRequest, name: str, headers: tuple[str, ...]) -> None:
+    with Wire(request.getfixturevalue(name).url, receive_buffer=8192) as wire:
+        size, got = ask_for_much(wire, *headers), 0
+        start = time.monotonic()
+        while got < size and (data := wire.sock.recv(65_536)):
             got += len(data)
-            time.sleep(0.004)
-            assert time.monotonic() < until
-    assert got > size
+            time.sleep(0.005)
+            assert time.monotonic() < start + 15
+    assert got >= size
+    assert time.monotonic() > start + 1.5
 
 
-def test_who_reads_nothing_is_cut_off_though_the_connection_stays_open(roomy: Server) -> None:
-    with Wire(roomy.url, receive_buffer=8192) as wire:
-        size, got = ask_for_much(wire), 0
-        time.sleep(4)
-        with contextlib.suppress(ConnectionError):
+@pytest.mark.parametrize("name", ["roomy", "private"])
+@pytest.mark.parametrize("headers", [(), ("Connection: close",)], ids=["open", "closing"])
+def test_who_reads_nothing_is_cut_off(request: pytest.FixtureRequest, name: str, headers: tuple[str, ...]) -> None:
+    with Wire(request.getfixturevalue(name).url, receive_buffer=8192) as wire:
+        size, got = ask_for_much(wire, *headers), 0
+        time.sleep(3)
+        with contextlib.suppress(OSError):
             while data := wire.sock.recv(65_536):
                 got += len(data)
     assert got < size

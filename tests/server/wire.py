@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import socket
+import ssl
 from typing import Any, NamedTuple
+from urllib.parse import urlsplit
 
 GOOD = {"query": "blue whale", "documents": ["the blue whale", "a red fox"]}
 RAW = json.dumps(GOOD).encode()
@@ -24,12 +26,16 @@ class Wire:
     """One connection. Replies are read one after the other; each must have a content-length."""
 
     def __init__(self, url: str, receive_buffer: int = 0) -> None:
-        host, port = url.removeprefix("http://").split(":")
+        address = urlsplit(url)
         self.sock = socket.socket()
         if receive_buffer:
             self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         self.sock.settimeout(20)
-        self.sock.connect((host, int(port)))
+        self.sock.connect((address.hostname, address.port))
+        if address.scheme == "https":
+            trusting = ssl.create_default_context()
+            trusting.check_hostname, trusting.verify_mode = False, ssl.CERT_NONE
+            self.sock = trusting.wrap_socket(self.sock)
         self._unread = b""
 
     def __enter__(self) -> Wire:
