@@ -95,6 +95,7 @@ class BoundedConnection(HttpToolsProtocol):
         if self.parser.begins_again:
             return
         self._forget_head()
+        self._unset_keepalive_if_required()
         self._in_head = False
         self._read_ahead = 0
         super().on_headers_complete()
@@ -108,6 +109,11 @@ class BoundedConnection(HttpToolsProtocol):
             return
         self._read_ahead = 0
         super().on_message_complete()
+        if self._idle:  # it was answered before it was whole: nothing more is awaited now
+            self._forget_head()
+            self.timeout_keep_alive_task = self.loop.call_later(
+                self.timeout_keep_alive, self.timeout_keep_alive_handler
+            )
 
     def on_response_complete(self) -> None:
         super().on_response_complete()

@@ -221,6 +221,20 @@ def test_who_hangs_up_pays_for_what_it_sent(tmp_path: Path, monkeypatch: pytest.
     assert 0 <= 100_000 - len(body) // 4 - left["tokens"] < 50
 
 
+def test_a_connection_whose_request_was_answered_before_its_end_is_kept_as_any_other(server: Server) -> None:
+    with Wire(server.url) as wire:
+        for _ in range(2):
+            wire.send(post("Content-Encoding: br")[:-10])
+            assert wire.reply().status == 415
+            time.sleep(0.1)
+            wire.send(RAW[-10:])
+            time.sleep(1.5)  # longer than a head may take
+        wire.send(post("Content-Encoding: br")[:-10])
+        assert wire.reply().status == 415
+        wire.send(RAW[-10:] + post())
+        assert wire.reply().status == 200
+
+
 def test_connections_are_kept_for_75_seconds_or_as_told(roomy: Server, tmp_path: Path) -> None:
     assert Settings().keep_alive == 75
     with Wire(roomy.url) as kept:
