@@ -77,7 +77,7 @@ class BoundedConnection(HttpToolsProtocol):
     def data_received(self, data: bytes) -> None:
         if self._head_timer is None and self._idle:
             self._await_head()
-        # Headers, trailers and the like are neither whole nor a body: what is read beyond the last that was either.
+        # Read since the last head, message or piece of a body was whole: headers or trailers, maybe without end.
         self._read_ahead += len(data)
         super().data_received(data)
         if self._read_ahead > MAX_HEAD_BYTES:
