@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -113,32 +114,13 @@ public class Caller {
 
 @pytest.mark.skipif(shutil.which("javac") is None, reason="no Java here")
 def test_java_with_default_settings_is_answered(server: Server, tmp_path: Path) -> None:
-    import json
-
     (tmp_path / "Caller.java").write_text(JAVA_CALLER)
     command = ["java", "-Xmx64m", "-XX:TieredStopAtLevel=1", "Caller.java", f"{server.url}/rerank", json.dumps(GOOD)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False)
     assert done.stdout.split() == ["200", "200"], done.stderr
 
 
-@pytest.mark.parametrize("ours", [True, False], ids=["our connections", "uvicorn's own"])
-def test_under_uvicorn_itself(tmp_path: Path, ours: bool) -> None:
-    """With uvicorn's own connections the body is lost before the application is asked: the reply says what helps."""
-    (tmp_path / "application.py").write_text("from fake_server import worker\napp = worker()\n")
-    flags = ["--http", "reranker_serve.connections:BoundedConnection"] if ours else []
-    # The settings come as for `reranker-serve`; where to listen is uvicorn's own.
-    command = [sys.executable, "-c", UVICORN, *flags, "application:app"]
-    path = os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path])
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", path)
-        with running(tmp_path, command) as server, Wire_when_ready(server) as wire:
-            wire.send(post(*JAVA))
-            reply = wire.reply()
-            assert reply.status == (200 if ours else 400)
-            if not ours:
-                assert "--http reranker_serve.connections:BoundedConnection" in reply.json["detail"]
-
-
+# The settings come as for `reranker-serve`; where to listen is uvicorn's own.
 UVICORN = """
 import os, sys
 from uvicorn.main import main
@@ -146,6 +128,24 @@ main([*sys.argv[1:], "--port", os.environ["RERANKER_PORT"]])
 """
 
 
-def Wire_when_ready(server: Server) -> Wire:
-    server.wait_ready()
-    return Wire(server.url)
+@pytest.fixture(params=[True, False], ids=["our connections", "uvicorn's own"])
+def under_uvicorn(
+    request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[tuple[Server, bool]]:
+    """A server that uvicorn's own command starts, and whether it was told of our connections."""
+    (tmp_path / "application.py").write_text("from fake_server import worker\napp = worker()\n")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path]))
+    flags = ["--http", "reranker_serve.connections:BoundedConnection"] if request.param else []
+    with running(tmp_path, [sys.executable, "-c", UVICORN, *flags, "application:app"]) as server:
+        server.wait_ready()
+        yield server, request.param
+
+
+def test_under_uvicorn_with_our_connections_or_told_what_helps(under_uvicorn: tuple[Server, bool]) -> None:
+    """With uvicorn's own connections the body is lost before the application is asked."""
+    server, ours = under_uvicorn
+    with Wire(server.url) as wire:
+        wire.send(post(*JAVA))
+        reply = wire.reply()
+    assert reply.status == (200 if ours else 400)
+    assert ours or "--http reranker_serve.connections:BoundedConnection" in reply.json["detail"]
