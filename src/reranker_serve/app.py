@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from reranker_serve import __version__
 from reranker_serve.api.browsers import CORS, BrowserHeaders
-from reranker_serve.api.dialects import DialectTable, all_dialects
+from reranker_serve.api.dialects.table import DIALECTS, DialectTable
 from reranker_serve.api.middleware import BodyLimit, Boundary, RequireKey
 from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.rate_limit import RateLimit
@@ -55,7 +55,7 @@ def create_app(
         await asyncio.to_thread(tracing.close)
 
     app = _application(settings.enable_docs, lifespan)
-    dialects = DialectTable(all_dialects())
+    dialects = DialectTable(DIALECTS)
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from tests.conftest import Connect
 
 PATHS = [
     path.replace("{model:path}", "vendor/model")
-    for dialect in all_dialects()
+    for dialect in DIALECTS
     for path in dialect.paths
     if dialect.name not in ("vllm_score", "tei_predict")
 ]

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from reranker_serve.api.dialects import Call, DialectTable, all_dialects
+from reranker_serve.api.dialect import Call
+from reranker_serve.api.dialects.table import DIALECTS, DialectTable
 from tests.conftest import Connect
 
-TABLE = DialectTable(all_dialects())
+TABLE = DialectTable(DIALECTS)
 DOCUMENTS: dict[str, Any] = {"query": "q", "documents": ["a"]}
 TEXTS: dict[str, Any] = {"query": "q", "texts": ["a"]}
 OBJECTS: dict[str, Any] = {"query": "q", "documents": [{"text": "a"}]}

@@ -7,7 +7,7 @@ import re
 import pytest
 
 from reranker_serve import __version__
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from tests.conftest import Connect
 
 
@@ -78,7 +78,7 @@ async def test_the_documentation_needs_no_network(connect: Connect) -> None:
 async def test_the_description_has_each_dialect_under_its_vendor_with_examples(connect: Connect) -> None:
     async with connect() as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    for dialect in all_dialects():
+    for dialect in DIALECTS:
         operation = paths[dialect.paths[0].replace("{model:path}", "{model}")]["post"]
         assert operation["tags"] == [dialect.vendor]
         body = operation["requestBody"]["content"]["application/json"]
@@ -89,4 +89,4 @@ async def test_the_description_has_each_dialect_under_its_vendor_with_examples(c
         assert {"200", "401", "429"} < set(replies)
         assert all(reply["content"]["application/json"]["example"] for reply in replies.values())
     described = {path for path, operations in paths.items() if "post" in operations}
-    assert described == {dialect.paths[0] for dialect in all_dialects()} | {"/tokenize"}
+    assert described == {dialect.paths[0] for dialect in DIALECTS} | {"/tokenize"}

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from reranker_serve.api.body import validate
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.types import EncodedItem
 from tests.api.test_dialects import body_in
@@ -28,7 +28,7 @@ async def indexes(connect: Connect, path: str, body: dict[str, Any]) -> list[int
     return [row["index"] for row in reply.json()["results"]]
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_null_means_not_given_for_every_optional_field(dialect: Any, connect: Connect) -> None:
     plain = body_in(dialect, QUERY, TEXTS)
     nulls = {name: None for name in dialect.body.model_fields if name not in plain}
@@ -121,7 +121,7 @@ async def test_of_what_waits_the_lower_priority_is_computed_first(connect: Conne
     assert computed == [4, 12, 11, 10]
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Connect) -> None:
     class NotANumber(FakeBackend):
         def forward(self, items: Sequence[EncodedItem]) -> Any:
@@ -134,7 +134,7 @@ async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Con
     assert "NaN" not in reply.text
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_overload_is_429_with_whole_seconds_in_every_dialect(dialect: Any, connect: Connect, gate: Gate) -> None:
     async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20") as client:
         first = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 6]}))

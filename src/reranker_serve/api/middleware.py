@@ -17,7 +17,8 @@ from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from reranker_serve.api.auth import OPEN_PATHS, check_key
-from reranker_serve.api.dialects import Call, Dialect, DialectTable
+from reranker_serve.api.dialect import Call, Dialect
+from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
 from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError, RequestTooLarge, SlowBody
 from reranker_serve.keys import Key, Keys

@@ -17,7 +17,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
-from reranker_serve.api.dialects import Call, Dialect, DialectTable, Reply, check_lists
+from reranker_serve.api.dialect import Call, Dialect, Reply, check_lists
+from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.middleware import Exchange
 from reranker_serve.errors import ClientGone, InvalidRequest
 from reranker_serve.service import Reranker

@@ -1,7 +1,6 @@
-"""What a dialect is, the table of all of them, and how a request's dialect is told.
+"""What a dialect is: two pure functions, `to_core` and `from_core`, and a row of facts.
 
-A dialect is two pure functions, `to_core` and `from_core`; it holds no try, no timing and no
-logging. Adding one means a file and a row.
+It holds no try, no timing and no logging. Adding one means a file in `dialects/` and a row in its table.
 """
 
 from __future__ import annotations
@@ -64,6 +63,11 @@ def _never(call: Call) -> bool:
     return False
 
 
+def has_field(*names: str) -> Callable[[Call], bool]:
+    """Recognises a body with `documents` and any of these fields beside it."""
+    return lambda call: call.documents and not call.keys.isdisjoint(names)
+
+
 @dataclass(frozen=True)
 class Dialect:
     """One API: where it is served, the body it takes, and how it becomes a core request and back.
@@ -92,75 +96,8 @@ class Dialect:
         return tuple(compile_path(path)[0] for path in self.paths)
 
 
-class DialectTable:
-    """All dialects, in the order in which their marks are looked for."""
-
-    def __init__(self, rows: tuple[Dialect, ...]) -> None:
-        self.rows = rows
-        self._by_path = {path: row for row in rows for path in row.paths if "{" not in path}
-        self._with_parameters = [row for row in rows if any("{" in path for path in row.paths)]
-        self._superset = next(row for row in rows if row.name == "cohere_v1")
-
-    def at(self, path: str) -> Dialect | None:
-        """The dialect that a path belongs to, or None."""
-        own = self._by_path.get(path)
-        if own is not None:
-            return own
-        matching = (row for row in self._with_parameters if any(pattern.match(path) for pattern in row.patterns))
-        return next(matching, None)
-
-    def tell(self, call: Call) -> Dialect | None:
-        """By marks in headers and body, else by path; None if the path is no rerank path."""
-        own = self.at(call.path)
-        if own is None or own.alone:
-            return own
-        marked = next((row for row in self.rows if row.recognises(call)), None)
-        if marked is not None:
-            return marked
-        return self._superset if call.documents and own.list_field != "documents" else own
-
-
 def check_lists(call: Call) -> None:
     """Raises `InvalidRequest` if two lists could be meant."""
     named = [name for name in _LISTS if name in call.given]
     if len(named) > 1:
         raise InvalidRequest(f"{named[0]} and {named[1]} are both given: send one list", named[1])
-
-
-def all_dialects() -> tuple[Dialect, ...]:
-    """The dialect table. The order is that of detection, from the surest mark to the weakest."""
-    from reranker_serve.api import (
-        cohere_v1,
-        cohere_v2,
-        hf,
-        infinity,
-        jina,
-        mixedbread,
-        native,
-        nim,
-        pinecone,
-        tei,
-        tei_predict,
-        vllm,
-        vllm_score,
-        voyage,
-        xinference,
-    )
-
-    return (
-        pinecone.DIALECT,
-        nim.DIALECT,
-        mixedbread.DIALECT,
-        hf.DIALECT,
-        tei.DIALECT,
-        voyage.DIALECT,
-        infinity.DIALECT,
-        cohere_v2.DIALECT,
-        xinference.DIALECT,
-        vllm.DIALECT,
-        jina.DIALECT,
-        cohere_v1.DIALECT,
-        native.DIALECT,
-        vllm_score.DIALECT,
-        tei_predict.DIALECT,
-    )

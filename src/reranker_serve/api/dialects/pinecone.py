@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import echo
 from reranker_serve.api.errors import type_of
 from reranker_serve.api.options import Truncate, chunk_count
