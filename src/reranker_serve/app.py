@@ -26,7 +26,8 @@ from reranker_serve.keys import KeyFile, Keys
 from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
-from reranker_serve.telemetry.tracing import Tracing, tracing_from_environment
+from reranker_serve.telemetry.setup import tracing_from_environment
+from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import Scorer
 
 _DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
