@@ -22,6 +22,7 @@ LAYERS = [
     ["settings", "telemetry", "keys"],
     ["families", "backends"],
     ["engine", "cache"],
+    ["scoring"],
     ["service", "loader"],
     ["lifecycle"],
     ["api"],

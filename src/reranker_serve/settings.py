@@ -124,6 +124,13 @@ class Settings(BaseModel):
     max_queue_tokens: int = Field(
         2_000_000, ge=1, description="most tokens waiting to be computed; beyond it callers get 429"
     )
+    max_queue_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="most seconds of computing that may wait before a request, by the measured speed; beyond it, and"
+        " where it could not be done within its timeout, callers get 429",
+    )
     cache_entries: int = Field(
         100_000,
         ge=0,
@@ -228,6 +235,11 @@ class Settings(BaseModel):
     def rates(self) -> Rates | None:
         """What one worker gives a caller in a minute; None: there is no limit."""
         return Rates.parse(self.rate_limit).share(self.workers) if self.rate_limit else None
+
+    def token_budget(self, cap: int | None) -> int:
+        """Tokens of one forward pass: what is configured, up to the `cap` where the device gains nothing from more."""
+        configured = self.batch_size * self.max_length
+        return configured if cap is None else min(configured, cap)
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:

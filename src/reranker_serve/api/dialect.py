@@ -74,7 +74,8 @@ class Dialect:
 
     `paths` are its own, the first one documented; its requests are understood on every rerank
     path, by what `recognises` sees. A dialect with `alone` answers its paths whatever comes.
-    `ignored` lists fields of its clients that change nothing here.
+    `ignored` lists fields of its clients that change nothing here. With `shows_unscored` its replies have documents
+    whose score is null, as they were not read before the request's deadline.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Dialect:
     list_field: str = "documents"
     recognises: Callable[[Call], bool] = _never
     alone: bool = False
+    shows_unscored: bool = False
     ignored: tuple[str, ...] = ()
     statuses: Statuses = "usual"
     error: Callable[[RequestError, int], dict[str, Any]] = superset_error

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 
-from reranker_serve.types import Backend, EncodedItem
+from reranker_serve.types import EncodedItem
+
+
+def _unseen(failure: str | None) -> None:
+    return None
 
 
 class Tracing:
@@ -26,9 +30,10 @@ class Tracing:
         """The present request waits for `items`; the span ends when the first of them is computed."""
         return nullcontext()
 
-    def traced(self, backend: Backend) -> Backend:
-        """`backend` with a span for each forward pass."""
-        return backend
+    def forward(self, items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
+        """A forward pass over `items` begins; what is returned is told of its end, and the kind of failure if it
+        failed. On the model thread."""
+        return _unseen
 
     def close(self) -> None:
         """Send what is not sent yet. Blocks."""

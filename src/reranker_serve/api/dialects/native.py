@@ -33,4 +33,5 @@ DIALECT = Dialect(
     body=EchoingRequest,
     to_core=to_core,
     from_core=from_core,
+    shows_unscored=True,
 )

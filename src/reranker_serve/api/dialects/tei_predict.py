@@ -63,6 +63,7 @@ DIALECT = Dialect(
     from_core=from_core,
     list_field="inputs",
     alone=True,
+    shows_unscored=True,
     statuses="tei",
     error=error,
 )
