@@ -60,7 +60,8 @@ def load(settings: Settings) -> Scorer:
             threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
             quantization=settings.quantization,
         )
-    return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
+    info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backend.precision_note)
+    return Scorer(info, family, backend)
 
 
 @contextmanager
