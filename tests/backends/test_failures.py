@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from reranker_serve.backends.torch import CudaBackend, TorchBackend
-from reranker_serve.errors import BackendError, BackendLost, OutOfMemory
+from reranker_serve.backends import torch as torch_backend
+from reranker_serve.backends.torch import CudaBackend, TorchBackend, load_finite
+from reranker_serve.errors import BackendError, BackendLost, ModelError, OutOfMemory
 from reranker_serve.types import ClassifierReadout, EncodedItem
 from tests.checkpoints import save_cross_encoder
 
@@ -128,6 +129,28 @@ def test_an_error_keeps_nothing_of_its_pass(kind: type[TorchBackend], model: Any
         run(backend)
     assert [state() for state in states] == [None], "the layer's input is alive, for the error is"
     assert (caught.value.__cause__, caught.value.__context__) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (MEMORY[0], r"does not fit the memory of cpu: CUDA out of memory\. Tried"),
+        (
+            accelerator("no kernel image is available for execution on the device", 209),
+            r"^cpu cannot compute \(CUDA error: no kernel image .* device\): check it, or set RERANKER_DEVICE=cpu$",
+        ),
+    ],
+)
+def test_a_device_that_fails_while_loading_is_told_in_one_line(
+    error: Exception, line: str, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(torch_backend, "load_weights", fail)
+    with pytest.raises(ModelError, match=line) as caught:
+        load_finite(folder, ClassifierReadout(), "cpu", ("float32",))
+    assert "\n" not in str(caught.value)
 
 
 class failing:

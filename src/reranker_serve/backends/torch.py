@@ -140,16 +140,17 @@ def load_finite(
     quantization: Quantization = "none",
 ) -> TorchBackend:
     """Load a checkpoint in the first of `precisions` in which its numbers are finite, or raise `ModelError`."""
+    note = None
     for failed, precision in enumerate(precisions):
+        if failed:
+            note = f"in {' and '.join(precisions[:failed])} the model gave numbers that are not finite"
+            logger.warning("computing in %s: %s", precision, note)
+            gc.collect()  # the model, whose parts know each other: it must not be in memory twice
+            _release_memory(device)
         backend = _load_in(folder, readout, device, precision, quantization)
         if backend is not None:
-            if failed:
-                tried = " and ".join(precisions[:failed])
-                backend.precision_note = f"in {tried} the model gave numbers that are not finite"
-                logger.warning("computing in %s: %s", backend.dtype, backend.precision_note)
+            backend.precision_note = note
             return backend
-        gc.collect()  # the model, whose parts know each other: it must not be in memory twice
-        _release_memory(device)
     advice = "" if quantization == "none" else ", or leave RERANKER_QUANTIZATION unset"
     raise ModelError(
         f"the numbers that the model in {folder} computes are not finite, in {precisions[-1]} either, so its weights"
