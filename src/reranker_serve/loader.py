@@ -64,14 +64,14 @@ def load(settings: Settings) -> Scorer:
             threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
             quantization=settings.quantization,
         )
-    info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture)
+    info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backend.precision_note)
     return Scorer(info, family, backend, warm_up(family, backend, settings))
 
 
 def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, float]:
     """Tokens and seconds of the first forward pass that took long enough to tell how fast the model computes."""
     longest = family.max_length_bounds[1]
-    text = (_WARM_UP_TEXT * longest)[:longest]
+    text = _WARM_UP_TEXT * 32  # as long as a search result
     budget = settings.token_budget(backend.batch_token_cap)
     documents = 1
     while True:

@@ -94,8 +94,9 @@ class Settings(BaseModel):
     device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
     use_fp16: bool = Field(
         True,
-        description="half precision where the device gains from it: float16 on CUDA, bfloat16 on a CPU that"
-        " multiplies it natively, float32 elsewhere",
+        description="half precision where the device gains from it: on CUDA bfloat16 for a checkpoint saved in it,"
+        " else float16; bfloat16 on a CPU that multiplies it natively; float32 elsewhere, and where half precision"
+        " overflows",
     )
     quantization: Literal["none", "int8"] = Field(
         "none",

@@ -294,11 +294,15 @@ class OverlappingBackend(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What was loaded, for `/info` and the logs."""
+    """What was loaded, for `/info` and the logs.
+
+    `precision_note` says why the precision is not the one that would be chosen first.
+    """
 
     name: str
     revision: str
     architecture: str
+    precision_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
