@@ -20,6 +20,8 @@ from reranker_serve.api.description import operation
 from reranker_serve.api.dialect import Call, Dialect, Reply, check_lists
 from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.middleware import Exchange
+from reranker_serve.api.paths import is_odd
+from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.errors import ClientGone, InvalidRequest
 from reranker_serve.service import Reranker
 from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
@@ -43,7 +45,13 @@ class RerankCalls:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["state"]["exchange"].dialect:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        exchange: Exchange = scope["state"]["exchange"]
+        if is_odd(exchange.path):
+            raise unknown_route(exchange.path)
+        if exchange.dialect:
             response = await self._endpoint(Request(scope, receive, send))
             await response(scope, receive, send)
         else:
@@ -75,7 +83,7 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint
         raw = await read(request)
         size = len(raw)
         data = await _off_loop(size, lambda: parse_object(raw))
-        call = Call.of(request.scope["path"], request.headers.keys(), data)
+        call = Call.of(exchange.path, request.headers.keys(), data)
         dialect = exchange.dialect = table.tell(call)
         assert dialect is not None, "a rerank path without a dialect"
         check_lists(call)
