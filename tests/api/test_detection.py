@@ -138,7 +138,9 @@ NAMES = st.sampled_from(["documents", "docs", "texts", "passages", "input", "top
 
 @given(
     path=st.sampled_from([*RERANK_PATHS, "/score", "/v1/score"]),
-    body=st.dictionaries(NAMES | st.text(max_size=4), st.none() | st.just(["a"]) | st.just([{"text": "a"}]) | st.integers()),
+    body=st.dictionaries(
+        NAMES | st.text(max_size=4), st.none() | st.just(["a"]) | st.just([{"text": "a"}]) | st.integers()
+    ),
     version=st.sampled_from([[], ["X-Pinecone-API-Version"]]),
     keys=st.lists(st.sampled_from(["Api-Key", "X-API-Key", "Authorization"])),
 )
