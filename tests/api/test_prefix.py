@@ -13,8 +13,6 @@ import httpx
 import pytest
 import uvicorn
 from fastapi import FastAPI
-from starlette.applications import Starlette
-from starlette.routing import Mount
 
 from reranker_serve.app import create_app
 from reranker_serve.backends.fake import fake_scorer
@@ -31,10 +29,11 @@ def application() -> FastAPI:
 
 
 def mounted(prefix: str) -> Client:
-    """In an application of another's, which runs our lifespan."""
+    """In an application of another's, which runs our lifespan, as `docs/operations.md` has it."""
     inner = application()
-    outer = Starlette(routes=[Mount(prefix, inner)])
-    return _in_process(inner, httpx.ASGITransport(outer), f"http://test{prefix}")
+    outer = FastAPI(lifespan=lambda _: inner.router.lifespan_context(inner))
+    outer.mount(prefix, inner)
+    return _in_process(outer, httpx.ASGITransport(outer), f"http://test{prefix}")
 
 
 def server_that_leaves_the_path(prefix: str) -> Client:
@@ -115,4 +114,9 @@ async def test_the_page_finds_its_parts_under_a_prefix(client: httpx.AsyncClient
         for link in found:
             # As a browser does it, which knows nothing of the prefix.
             assert not link.startswith("/")
-            assert (await client.get(urljoin(str(reply.url), link))).status_code == 200, link
+            found_there = await client.get(urljoin(str(reply.url), link))
+            assert found_there.status_code == 200, link
+            if link.endswith("/openapi.json"):
+                # Where the page sends what is tried.
+                server = urljoin(str(found_there.url), found_there.json()["servers"][0]["url"]).rstrip("/")
+                assert (await client.post(f"{server}/rerank", json=GOOD, headers=KEY)).status_code == 200
