@@ -18,7 +18,7 @@ def _query_text(value: object) -> object:
     if not isinstance(value, dict):
         return value
     text = _own_text(value)
-    if text is None and (problem := _foreign(value)):
+    if text is None and (problem := _unread(value)):
         raise ValueError(problem)
     return value if text is None else text
 
@@ -78,7 +78,7 @@ def _object_text(index: int, document: Mapping[str, Any], fields: Sequence[str] 
         if own is not None:
             return own
     parts = [document[field] for field in fields or ["text"] if document.get(field) is not None]
-    if not parts and (problem := _foreign(document)):
+    if not parts and (problem := _unread(document)):
         raise InvalidRequest(f"document {index} {problem}", "documents")
     if not parts:
         named = ", ".join(fields or ["text"])
@@ -96,7 +96,7 @@ def _own_text(part: Mapping[str, Any]) -> str | None:
     return None
 
 
-def _foreign(part: Mapping[str, Any]) -> str | None:
+def _unread(part: Mapping[str, Any]) -> str | None:
     """What to say of an object whose `content` has a part that is no text."""
     content = part.get("content")
     kinds = (piece.get("type") for piece in content if isinstance(piece, dict)) if isinstance(content, list) else ()

@@ -35,7 +35,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RerankCalls:
-    """Answers what is posted to a rerank path; everything else goes on to the router.
+    """Answers what is posted to a rerank path; everything else that may be a path of ours goes on to the router.
 
     Around each route FastAPI has layers and pattern matching that were 8 % of a request without a model.
     """
@@ -45,17 +45,15 @@ class RerankCalls:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        exchange: Exchange = scope["state"]["exchange"]
-        if is_odd(exchange.path):
-            raise unknown_route(exchange.path)
-        if exchange.dialect:
-            response = await self._endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            exchange: Exchange = scope["state"]["exchange"]
+            if is_odd(exchange.path):
+                raise unknown_route(exchange.path)
+            if exchange.dialect:
+                response = await self._endpoint(Request(scope, receive, send))
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], Reranker]) -> None:
