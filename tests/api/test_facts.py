@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
@@ -72,8 +73,8 @@ async def test_the_documentation_needs_no_network(connect: Connect) -> None:
         assert any(asset.endswith(".js") for asset in assets)
         assert any(asset.endswith(".css") for asset in assets)
         for asset in assets:
-            assert asset.startswith("/"), asset
-            assert (await client.get(asset)).status_code == 200, asset
+            assert not urlsplit(asset).netloc, asset
+            assert (await client.get(urljoin("/docs", asset))).status_code == 200, asset
 
 
 async def test_the_description_has_each_dialect_under_its_vendor_with_examples(connect: Connect) -> None:
@@ -91,3 +92,20 @@ async def test_the_description_has_each_dialect_under_its_vendor_with_examples(c
         assert all(reply["content"]["application/json"]["example"] for reply in replies.values())
     described = {path for path, operations in paths.items() if "post" in operations}
     assert described == {dialect.paths[0] for dialect in DIALECTS} | {"/tokenize"}
+
+
+async def test_what_machines_ask_all_the_time_is_not_in_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "reranker_serve.access")
+    async with connect() as client:
+        for path in ("/health", "/metrics", "/v1/health/ready", "/info", "/docs"):
+            await client.get(path)
+    levels = {record.getMessage().split()[1]: record.levelname for record in caplog.records}
+    assert levels == {
+        "/health": "DEBUG",
+        "/metrics": "DEBUG",
+        "/v1/health/ready": "DEBUG",
+        "/info": "INFO",
+        "/docs": "INFO",
+    }

@@ -19,6 +19,7 @@ from tests.conftest import Connect, Gate
 
 QUERY = "blue whale"
 TEXTS = ["a red fox", "the blue whale"]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
 async def indexes(connect: Connect, path: str, body: dict[str, Any]) -> list[int]:
@@ -70,15 +71,59 @@ async def test_it_is_understood(path: str, changes: dict[str, Any], connect: Con
     assert await indexes(connect, path, {"query": QUERY, "documents": TEXTS, **changes}) == [1, 0]
 
 
-async def test_one_string_is_one_document(connect: Connect) -> None:
-    assert await indexes(connect, "/v1/rerank", {"query": QUERY, "documents": "the blue whale"}) == [0]
+@pytest.mark.parametrize("document", ["the blue whale", {"text": "the blue whale"}, {"content": "the blue whale"}])
+async def test_one_string_or_object_is_one_document(document: object, connect: Connect) -> None:
+    assert await indexes(connect, "/v1/rerank", {"query": QUERY, "documents": document}) == [0]
+
+
+async def scores(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[float]:
+    """The score of each document, in the request's order."""
+    reply = await client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+    rows = reply.json().get("results") or reply.json()["data"]
+    return [row.get("relevance_score", row.get("score")) for row in sorted(rows, key=lambda row: row["index"])]
+
+
+async def test_each_part_of_one_object_is_a_document_and_the_parts_of_a_listed_one_are_joined(connect: Connect) -> None:
+    one = {"content": [{"type": "text", "text": text} for text in TEXTS]}
+    query = {"content": [{"type": "text", "text": QUERY}]}
+    async with connect() as client:
+        plain = await scores(client, "/rerank", {"query": QUERY, "documents": TEXTS})
+        joined = await scores(client, "/rerank", {"query": QUERY, "documents": ["\n".join(TEXTS)]})
+        assert plain != joined
+        for path in ("/rerank", "/v1/rerank"):
+            assert await scores(client, path, {"query": query, "documents": one}) == plain
+            assert await scores(client, path, {"query": query, "documents": [one]}) == joined
+        for first, second in (("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2")):
+            assert await scores(client, "/score", {first: query, second: one}) == plain
+            assert await scores(client, "/score", {first: query, second: [one]}) == joined
+            pairs = await scores(client, "/score", {first: TEXTS, second: TEXTS})
+            assert await scores(client, "/score", {first: one, second: one}) == pairs
+        echoed = await client.post("/rerank", json={"query": QUERY, "documents": one})
+    assert [row["document"] for row in echoed.json()["results"]] == [{"text": TEXTS[1]}, {"text": TEXTS[0]}]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"documents": [{"image": "https://example.com/a.png"}]}, "document 0 has no text"),
-        ({"documents": [{"content": [{"type": "image_url", "image_url": {}}]}]}, "document 0 has no text"),
+        (
+            {"documents": [{"content": [{"type": "image_url", "image_url": {}}]}]},
+            "document 0 holds image_url",
+        ),
+        (
+            {"documents": ["a", {"content": [{"type": "text", "text": "a"}, IMAGE]}]},
+            "document 1 holds image_url",
+        ),
+        (
+            {"documents": {"content": [{"type": "text", "text": "a"}, IMAGE]}},
+            "document 1 holds image_url",
+        ),
+        ({"documents": {"content": [IMAGE | {"type": "video_url"}]}}, "document 0 holds video_url"),
+        ({"documents": {"content": [5]}}, "document 0 has no text"),
+        ({"documents": {"content": []}}, "documents must not be empty"),
+        ({"documents": {"title": "a"}}, "document 0 has no text"),
+        ({"query": {"content": [IMAGE]}}, "query holds image_url"),
         ({"query": {"image": "x"}}, "query"),
         ({"kwargs": "{"}, "kwargs"),
         ({"kwargs": "[1]"}, "kwargs"),

@@ -32,25 +32,21 @@ class Reply:
 class Call:
     """What tells a request's dialect.
 
-    `keys` are the names in the body, `given` those whose value is not null; `objects`: every
-    document is an object.
+    `keys` are the names in the body, `given` those whose value is not null.
     """
 
     path: str
     headers: frozenset[str]
     keys: frozenset[str] = frozenset()
     given: frozenset[str] = frozenset()
-    objects: bool = False
 
     @classmethod
     def of(cls, path: str, headers: Iterator[str] | list[str], body: Mapping[str, Any]) -> Call:
-        documents = body.get("documents")
         return cls(
             path,
             frozenset(name.lower() for name in headers),
             frozenset(body),
             frozenset(name for name, value in body.items() if value is not None),
-            isinstance(documents, list) and all(isinstance(document, dict) for document in documents),
         )
 
     @property

@@ -20,6 +20,8 @@ from reranker_serve.api.description import operation
 from reranker_serve.api.dialect import Call, Dialect, Reply, check_lists
 from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.middleware import Exchange
+from reranker_serve.api.paths import is_odd
+from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.errors import ClientGone, InvalidRequest
 from reranker_serve.service import Reranker
 from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
@@ -33,7 +35,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RerankCalls:
-    """Answers what is posted to a rerank path; everything else goes on to the router.
+    """Answers what is posted to a rerank path; everything else that may be a path of ours goes on to the router.
 
     Around each route FastAPI has layers and pattern matching that were 8 % of a request without a model.
     """
@@ -43,11 +45,15 @@ class RerankCalls:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["state"]["exchange"].dialect:
-            response = await self._endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            exchange: Exchange = scope["state"]["exchange"]
+            if is_odd(exchange.path):
+                raise unknown_route(exchange.path)
+            if exchange.dialect:
+                response = await self._endpoint(Request(scope, receive, send))
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], Reranker]) -> None:
@@ -75,7 +81,7 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint
         raw = await read(request)
         size = len(raw)
         data = await _off_loop(size, lambda: parse_object(raw))
-        call = Call.of(request.scope["path"], request.headers.keys(), data)
+        call = Call.of(exchange.path, request.headers.keys(), data)
         dialect = exchange.dialect = table.tell(call)
         assert dialect is not None, "a rerank path without a dialect"
         check_lists(call)
