@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from reranker_serve import errors
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.api.errors import STATUS, headers_of, status_of
 
 # Voyage's clients read `error` as an object of their own, and may meet any of these on /v1/rerank.
@@ -37,7 +37,7 @@ def test_every_request_error_has_a_status_and_every_status_an_error() -> None:
 @pytest.mark.parametrize("kind", STATUS, ids=lambda kind: kind.__name__)
 def test_every_dialect_renders_it(kind: type[errors.RequestError]) -> None:
     error = example(kind)
-    for dialect in all_dialects():
+    for dialect in DIALECTS:
         status = status_of(error, dialect.statuses)
         body = dialect.error(error, status)
         if (dialect.name, status) == ("infinity", 422):

@@ -6,7 +6,8 @@ import pytest
 
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import parse_key
-from reranker_serve.settings import Rates, Settings, environment_name, load_settings
+from reranker_serve.rates import Rates
+from reranker_serve.settings import Settings, environment_name, load_settings
 
 NO_FILE = Path("/nonexistent")
 

@@ -16,19 +16,23 @@ from starlette.requests import Request
 from reranker_serve import __version__
 from reranker_serve.api.body_limit import BodyLimit
 from reranker_serve.api.browsers import CORS, BrowserHeaders
-from reranker_serve.api.dialects import DialectTable, all_dialects
+from reranker_serve.api.dialects.table import DIALECTS, DialectTable
 from reranker_serve.api.middleware import Boundary, RequireKey
+from reranker_serve.api.pages import add_pages
+from reranker_serve.api.paths import ASSETS, DESCRIPTION
 from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
+from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.engine.admission import ByteBudget
-from reranker_serve.errors import InvalidRequest, MethodNotAllowed, UnknownRoute
+from reranker_serve.errors import InvalidRequest, MethodNotAllowed
 from reranker_serve.keys import KeyFile, Keys
 from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
-from reranker_serve.telemetry.tracing import Tracing, tracing_from_environment
+from reranker_serve.telemetry.setup import tracing_from_environment
+from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import Scorer
 
 _DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
@@ -57,10 +61,12 @@ def create_app(
         await asyncio.to_thread(tracing.close)
 
     app = _application(settings.enable_docs, lifespan)
-    dialects = DialectTable(all_dialects())
+    dialects = DialectTable(DIALECTS)
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)
+    if settings.enable_docs:
+        add_pages(app, settings.needs_key)
     # Added innermost first.
     budget = ByteBudget(settings.max_buffered_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout, budget=budget)
@@ -86,22 +92,26 @@ def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextM
         "title": "reranker-serve",
         "version": __version__,
         "description": _DESCRIPTION,
+        "docs_url": None,
         "redoc_url": None,
+        # Relative to the description, as a proxy may take away a prefix and tell nobody.
+        "servers": [{"url": "."}],
+        "root_path_in_servers": False,
         "lifespan": lifespan,
         "exception_handlers": {HTTPException: _as_request_error},
     }
     if not docs:
-        return FastAPI(docs_url=None, openapi_url=None, **common)
-    return FastAPIOffline(docs_url="/docs", static_url="/docs/assets", **common)
+        return FastAPI(openapi_url=None, **common)
+    return FastAPIOffline(openapi_url=DESCRIPTION, static_url=ASSETS, **common)
 
 
 async def _as_request_error(request: Request, error: Exception) -> NoReturn:
     """What the router refuses becomes one of our errors; the boundary renders it."""
     assert isinstance(error, HTTPException)
-    path = request.url.path
+    path = request.scope["state"]["exchange"].path
     if error.status_code == 405:
         allow = (error.headers or {}).get("Allow", "")
         raise MethodNotAllowed(f"{path} takes {allow}, not {request.method}", allow)
     if error.status_code == 404:
-        raise UnknownRoute(f"there is no {path} here: see /docs")
+        raise unknown_route(path)
     raise InvalidRequest(str(error.detail))

@@ -41,7 +41,9 @@ class PairScore:
         return math.isfinite(self.raw) and not self.query_truncated
 
 
-Compute = Callable[[Sequence[Key]], Awaitable[Sequence[PairScore]]]
+# None: not computed, because the time was over.
+Found = PairScore | None
+Compute = Callable[[Sequence[Key]], Awaitable[Sequence[Found]]]
 OnLookup = Callable[[int], None]
 
 
@@ -94,13 +96,16 @@ class ScoreCache:
     def __len__(self) -> int:
         return len(self._scores)
 
-    async def get(self, keys: Sequence[Key], compute: Compute, priority: int = 0) -> list[PairScore]:
+    async def get(
+        self, keys: Sequence[Key], compute: Compute, priority: int = 0, until: float | None = None
+    ) -> list[Found]:
         """A score for each of these distinct keys; `compute` is awaited for those nobody has.
 
-        A pair that another request is computing is waited for. If that request is cancelled or
-        fails, the pair is computed here. Raises what `compute` raises, for these pairs only.
+        A pair that another request is computing is waited for, `until` a time of the event loop at most. If that
+        request is cancelled or fails, the pair is computed here. Raises what `compute` raises, for these pairs only.
         """
-        found: dict[Key, PairScore] = {}
+        found: dict[Key, Found] = {}
+        loop = asyncio.get_running_loop()
         missing, may_wait, computed = list(keys), set(keys), 0
         while missing:
             found |= self._known(missing)
@@ -112,10 +117,12 @@ class ScoreCache:
                 found |= await self._fly(mine, compute, priority)
             if waited:
                 # Not awaited itself: this request's end must not cancel the other's promise.
-                await asyncio.wait({flight.landed for flight in waited.values()})
+                left = None if until is None else max(0.0, until - loop.time())
+                await asyncio.wait({flight.landed for flight in waited.values()}, timeout=left)
+            over = until is not None and loop.time() >= until
             for key, flight in waited.items():
-                if key in flight.scores:
-                    found[key] = flight.scores[key]
+                if key in flight.scores or over:
+                    found[key] = flight.scores.get(key)
                 elif not flight.cancelled:
                     may_wait.discard(key)
             missing = [key for key in waited if key not in found]
@@ -142,13 +149,13 @@ class ScoreCache:
             and flight.priority <= priority
         }
 
-    async def _fly(self, keys: Sequence[Key], compute: Compute, priority: int) -> dict[Key, PairScore]:
+    async def _fly(self, keys: Sequence[Key], compute: Compute, priority: int) -> dict[Key, Found]:
         self._on_misses(len(keys))
         flight = _Flight(len(keys), priority, asyncio.get_running_loop().create_future())
         self._flights.update(dict.fromkeys(keys, flight))
         try:
             scores = dict(zip(keys, await compute(keys), strict=True))
-            flight.scores = {key: score for key, score in scores.items() if score.may_be_kept}
+            flight.scores = {key: score for key, score in scores.items() if score and score.may_be_kept}
             self._keep(flight.scores)
             return scores
         except asyncio.CancelledError:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import gc
 import os
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,13 +16,16 @@ from reranker_serve.backends.imports import without_compiler
 from reranker_serve.errors import ModelError
 from reranker_serve.families.registry import build_family, choose_prompt, read_checkpoint
 from reranker_serve.settings import Settings
-from reranker_serve.types import ModelInfo, Scorer
+from reranker_serve.types import Backend, Family, ModelInfo, Scorer, count_tokens
 
 # Weights in safetensors, tokenizers and configurations; no pickles, no ONNX or OpenVINO copies.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
 _UNWANTED = ["onnx/*", "openvino/*"]
 # Of the disk or the folder, while other errors of a download are the connection's.
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
+
+_WARM_UP_TEXT = "How fast is it? "
+_LONG_ENOUGH_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,25 @@ def load(settings: Settings) -> Scorer:
             threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
             quantization=settings.quantization,
         )
-    return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
+    info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backend.precision_note)
+    return Scorer(info, family, backend, warm_up(family, backend, settings))
+
+
+def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, float]:
+    """Tokens and seconds of the first forward pass that took long enough to tell how fast the model computes."""
+    longest = family.max_length_bounds[1]
+    text = _WARM_UP_TEXT * 32  # as long as a search result
+    budget = settings.token_budget(backend.batch_token_cap)
+    documents = 1
+    while True:
+        encoded = family.encode("warm up", [text] * documents, max_length=longest, instruction=None)
+        tokens = count_tokens(encoded.items)
+        start = time.monotonic()
+        backend.forward(encoded.items)
+        seconds = time.monotonic() - start
+        if seconds >= _LONG_ENOUGH_S or 2 * tokens > budget:
+            return tokens, seconds
+        documents *= 2
 
 
 @contextmanager

@@ -11,7 +11,6 @@ import difflib
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import Key, parse_list
+from reranker_serve.rates import Rates
 
 PREFIX = "RERANKER_"
 
@@ -32,29 +32,6 @@ _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["text", "json"]
-
-
-@dataclass(frozen=True, slots=True)
-class Rates:
-    """What a caller may have in a minute; None: as much as it wants."""
-
-    requests: int | None = None
-    tokens: int | None = None
-
-    @classmethod
-    def parse(cls, text: str) -> Rates:
-        """From `600 requests, 1000000 tokens`. Raises `ValueError`."""
-        rates: dict[str, int] = {}
-        for part in text.split(","):
-            found = re.fullmatch(r"\s*([1-9]\d{0,14})\s+(request|token)s?\s*", part)
-            if found is None or found[2] + "s" in rates:
-                raise ValueError("should be like '600 requests, 1000000 tokens', which may be had in a minute")
-            rates[found[2] + "s"] = int(found[1])
-        return cls(**rates)
-
-    def share(self, workers: int) -> Rates:
-        """What one of `workers` that do not know of each other may give, so that together they give no more."""
-        return Rates(*(each and max(1, each // workers) for each in (self.requests, self.tokens)))
 
 
 class Settings(BaseModel):
@@ -94,8 +71,9 @@ class Settings(BaseModel):
     device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
     use_fp16: bool = Field(
         True,
-        description="half precision where the device gains from it: float16 on CUDA, bfloat16 on a CPU that"
-        " multiplies it natively, float32 elsewhere",
+        description="half precision where the device gains from it: on CUDA bfloat16 for a checkpoint saved in it,"
+        " else float16; bfloat16 on a CPU that multiplies it natively; float32 elsewhere, and where half precision"
+        " overflows",
     )
     quantization: Literal["none", "int8"] = Field(
         "none",
@@ -129,6 +107,13 @@ class Settings(BaseModel):
     )
     max_queue_tokens: int = Field(
         2_000_000, ge=1, description="most tokens waiting to be computed; beyond it callers get 429"
+    )
+    max_queue_seconds: float = Field(
+        30.0,
+        gt=0,
+        le=86_400,
+        description="most seconds of computing that may wait before a request, by the measured speed; beyond it, and"
+        " where it could not be done within its timeout, callers get 429",
     )
     cache_entries: int = Field(
         100_000,
@@ -245,6 +230,11 @@ class Settings(BaseModel):
     def rates(self) -> Rates | None:
         """What one worker gives a caller in a minute; None: there is no limit."""
         return Rates.parse(self.rate_limit).share(self.workers) if self.rate_limit else None
+
+    def token_budget(self, cap: int | None) -> int:
+        """Tokens of one forward pass: what is configured, up to the `cap` where the device gains nothing from more."""
+        configured = self.batch_size * self.max_length
+        return configured if cap is None else min(configured, cap)
 
     @property
     def allowed_origins(self) -> tuple[str, ...]:

@@ -44,7 +44,8 @@ class RerankRequest:
     `top_n` None means all. `max_length` narrows the server's limit (in tokens of one
     sequence) for this request. `raw_scores` asks for the model's own scale. Without
     `truncate` a text that does not fit is an error. Of what waits, a lower `priority` is
-    computed earlier. `timeout` narrows the server's, in seconds.
+    computed earlier. `timeout` narrows the server's, in seconds: all is done by then, or nothing. `deadline`, in
+    seconds, asks for what is done by then.
     """
 
     query: str
@@ -58,11 +59,12 @@ class RerankRequest:
     cut: Cut = WHOLE
     priority: int = 0
     timeout: float | None = None
+    deadline: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class ScoreRequest:
-    """Pairs to score in their own order: `requests` have one query each.
+    """Pairs to score in their own order: `requests` have one query each, and the same options.
 
     `positions[i]` is where the documents of `requests[i]` stand among the pairs.
     """
@@ -75,11 +77,12 @@ class ScoreRequest:
 class RankedDocument:
     """A place in the ranking: `index` is the document's position in the request.
 
-    `chunks` tells in how many pieces the document was read.
+    `score` is None where the document was not read before the request's deadline. `chunks` tells in how many pieces
+    it was read.
     """
 
     index: int
-    score: float
+    score: float | None
     truncated: bool
     chunks: int = 1
 
@@ -103,13 +106,22 @@ class Timings:
 
 @dataclass(frozen=True, slots=True)
 class RerankResult:
-    """The ranking, best first, ties by index; `query_truncated`: the query lost tokens before some document."""
+    """The ranking, best first, ties by index, and after it what has no score; of `documents`, `scored` have one.
+
+    `query_truncated`: the query lost tokens before some document.
+    """
 
     model: str
     ranking: tuple[RankedDocument, ...]
     query_truncated: bool
     usage: Usage
     timings: Timings
+    documents: int
+    scored: int
+
+    @property
+    def partial(self) -> bool:
+        return self.scored < self.documents
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,17 +294,25 @@ class OverlappingBackend(Backend, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What was loaded, for `/info` and the logs."""
+    """What was loaded, for `/info` and the logs.
+
+    `precision_note` says why the precision is not the one that would be chosen first.
+    """
 
     name: str
     revision: str
     architecture: str
+    precision_note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Scorer:
-    """A loaded model: who encodes and reads, who computes, and what it is."""
+    """A loaded model: who encodes and reads, who computes, and what it is.
+
+    `warm_up` has the tokens of one forward pass, and the seconds that it took; None if none was made.
+    """
 
     info: ModelInfo
     family: Family
     backend: Backend
+    warm_up: tuple[int, float] | None = None

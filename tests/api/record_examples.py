@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.app import create_app
 from reranker_serve.demo import MODEL_NAME, demo_folder
 from reranker_serve.loader import load
@@ -100,7 +100,7 @@ async def record() -> None:
     app = create_app(settings, load(settings))
     transport = httpx.ASGITransport(app)
     async with app.router.lifespan_context(app), httpx.AsyncClient(transport=transport, base_url="http://demo") as http:
-        for dialect in all_dialects():
+        for dialect in DIALECTS:
             requests = REQUESTS[dialect.name]
             first = next(iter(requests.values()))
             path = dialect.paths[0]

@@ -9,12 +9,12 @@ from typing import Any
 import httpx
 import pytest
 
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from tests.conftest import Connect
 
 PATHS = [
     path.replace("{model:path}", "vendor/model")
-    for dialect in all_dialects()
+    for dialect in DIALECTS
     for path in dialect.paths
     if dialect.name not in ("vllm_score", "tei_predict")
 ]
@@ -249,7 +249,7 @@ async def test_wrong_method_and_unknown_path(connect: Connect) -> None:
         wrong = await client.post("/metrics")
         assert (wrong.status_code, wrong.headers["Allow"]) == (405, "GET")
         assert "GET" in message(wrong)
-        missing = await client.post("/v3/rerank", json=GOOD)
+        missing = await client.post("/nowhere", json=GOOD)
         assert missing.status_code == 404
         assert "/docs" in message(missing)
 

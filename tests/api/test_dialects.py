@@ -14,7 +14,8 @@ from hypothesis import strategies as st
 
 from reranker_serve.api.body import parse_object, validate
 from reranker_serve.api.description import examples_of
-from reranker_serve.api.dialects import Call, Dialect, DialectTable, all_dialects
+from reranker_serve.api.dialect import Call, Dialect
+from reranker_serve.api.dialects.table import DIALECTS, DialectTable
 from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.errors import InvalidRequest
 from reranker_serve.types import RerankRequest, ScoreRequest
@@ -23,7 +24,7 @@ from tests.api.record_golden import CHANGING
 from tests.conftest import Connect
 
 GOLDEN = {path.stem: json.loads(path.read_text()) for path in sorted((Path(__file__).parent / "golden").glob("*.json"))}
-TABLE = DialectTable(all_dialects())
+TABLE = DialectTable(DIALECTS)
 
 
 def dialect_of(case: dict[str, Any]) -> str:
@@ -33,7 +34,7 @@ def dialect_of(case: dict[str, Any]) -> str:
 
 
 def test_every_dialect_has_golden_requests() -> None:
-    assert {dialect_of(case) for case in GOLDEN.values()} == {dialect.name for dialect in all_dialects()}
+    assert {dialect_of(case) for case in GOLDEN.values()} == {dialect.name for dialect in DIALECTS}
 
 
 @pytest.mark.parametrize("name", GOLDEN)
@@ -58,7 +59,7 @@ def shape(value: Any) -> Any:
     return type(value)
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_the_examples_of_the_documentation_work(dialect: Dialect, connect: Connect) -> None:
     examples = examples_of(dialect)
     async with connect() as client:
@@ -72,7 +73,7 @@ async def test_the_examples_of_the_documentation_work(dialect: Dialect, connect:
 
 
 def test_the_recorded_examples_are_those_of_the_recorder() -> None:
-    assert {dialect.name: examples_of(dialect)["requests"] for dialect in all_dialects()} == REQUESTS
+    assert {dialect.name: examples_of(dialect)["requests"] for dialect in DIALECTS} == REQUESTS
 
 
 ECHO = [
@@ -134,15 +135,15 @@ JSON = st.recursive(
     max_leaves=6,
 )
 FIELDS = sorted(
-    {name for dialect in all_dialects() for name in dialect.body.model_fields}
-    | {name for dialect in all_dialects() for name in dialect.ignored}
+    {name for dialect in DIALECTS for name in dialect.body.model_fields}
+    | {name for dialect in DIALECTS for name in dialect.ignored}
     | {"docs", "top_k", "instruct", "truncation", "truncation_direction", "text_1", "items"}
 )
 
 
 @given(body=st.dictionaries(st.sampled_from(FIELDS) | st.text(max_size=5), JSON, max_size=6) | JSON)
 def test_any_json_is_a_request_or_an_error_of_one_line(body: Any) -> None:
-    for dialect in all_dialects():
+    for dialect in DIALECTS:
         result = request_or_error(dialect, json.dumps(body).encode())
         if isinstance(result, InvalidRequest):
             assert str(result)
@@ -198,7 +199,7 @@ def test_every_dialect_asks_the_same_of_the_core(
     query: str, documents: list[str], top_n: int | None, options: dict[str, Any]
 ) -> None:
     requests = set()
-    for dialect in all_dialects():
+    for dialect in DIALECTS:
         best = WORDS.get(dialect.name, ("query", "documents", "top_n"))[2]
         body = {**body_in(dialect, query, documents), "model": "m", **options} | ({best: top_n} if best else {})
         core = dialect.to_core(validate(parse_object(json.dumps(body).encode()), dialect.body))

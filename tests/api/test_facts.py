@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import re
+from urllib.parse import urljoin, urlsplit
 
 import pytest
 
 from reranker_serve import __version__
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from tests.conftest import Connect
 
 
@@ -37,6 +38,7 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
         "score_scale": "relevance_score = sigmoid(raw score); raw score = shared words - 1",
         "device": "cpu",
         "dtype": "float32",
+        "precision_note": None,
         "attention": "none",
         "limits": {
             "max_length": 512,
@@ -71,14 +73,14 @@ async def test_the_documentation_needs_no_network(connect: Connect) -> None:
         assert any(asset.endswith(".js") for asset in assets)
         assert any(asset.endswith(".css") for asset in assets)
         for asset in assets:
-            assert asset.startswith("/"), asset
-            assert (await client.get(asset)).status_code == 200, asset
+            assert not urlsplit(asset).netloc, asset
+            assert (await client.get(urljoin("/docs", asset))).status_code == 200, asset
 
 
 async def test_the_description_has_each_dialect_under_its_vendor_with_examples(connect: Connect) -> None:
     async with connect() as client:
         paths = (await client.get("/openapi.json")).json()["paths"]
-    for dialect in all_dialects():
+    for dialect in DIALECTS:
         operation = paths[dialect.paths[0].replace("{model:path}", "{model}")]["post"]
         assert operation["tags"] == [dialect.vendor]
         body = operation["requestBody"]["content"]["application/json"]
@@ -89,4 +91,21 @@ async def test_the_description_has_each_dialect_under_its_vendor_with_examples(c
         assert {"200", "401", "429"} < set(replies)
         assert all(reply["content"]["application/json"]["example"] for reply in replies.values())
     described = {path for path, operations in paths.items() if "post" in operations}
-    assert described == {dialect.paths[0] for dialect in all_dialects()} | {"/tokenize"}
+    assert described == {dialect.paths[0] for dialect in DIALECTS} | {"/tokenize"}
+
+
+async def test_what_machines_ask_all_the_time_is_not_in_the_log(
+    connect: Connect, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("DEBUG", "reranker_serve.access")
+    async with connect() as client:
+        for path in ("/health", "/metrics", "/v1/health/ready", "/info", "/docs"):
+            await client.get(path)
+    levels = {record.getMessage().split()[1]: record.levelname for record in caplog.records}
+    assert levels == {
+        "/health": "DEBUG",
+        "/metrics": "DEBUG",
+        "/v1/health/ready": "DEBUG",
+        "/info": "INFO",
+        "/docs": "INFO",
+    }

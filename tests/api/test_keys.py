@@ -60,14 +60,41 @@ async def test_probes_stay_open(path: str, connect: Connect) -> None:
         assert (await client.get(path)).status_code == 200
 
 
-@pytest.mark.parametrize(
-    "path", ["/docs", "/openapi.json", "/metrics", "/info", "/v1/models", "/docs/assets/swagger-ui.css", "/nowhere"]
-)
+@pytest.mark.parametrize("path", ["/docs", "/docs/", "/openapi.json", "/docs/assets/swagger-ui.css"])
+async def test_pages_for_people_open_without_a_key(path: str, connect: Connect) -> None:
+    async with connect(api_key="first") as client:
+        assert (await client.get(path)).status_code == 200
+    async with connect(api_key="first", enable_docs="false") as client:
+        assert (await client.get(path, headers={"X-Api-Key": "first"})).status_code == 404
+
+
+async def test_the_description_asks_for_the_key_where_one_is_needed(connect: Connect) -> None:
+    async with connect(api_key="first") as client:
+        described = (await client.get("/openapi.json")).json()
+        assert described == (await client.get("/openapi.json")).json()
+        closed = {
+            path
+            for path, operations in described["paths"].items()
+            if (await client.request(next(iter(operations)), path, json={})).status_code == 401
+        }
+    assert described["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    marked = {
+        path
+        for path, operations in described["paths"].items()
+        if all(operation.get("security") == [{"key": []}] for operation in operations.values())
+    }
+    assert closed == marked
+    assert {"/rerank", "/tokenize", "/info", "/metrics"} <= marked
+    async with connect() as client:
+        assert "security" not in (await client.get("/openapi.json")).text
+
+
+@pytest.mark.parametrize("path", ["/metrics", "/info", "/v1/models", "/docs/other", "/docs/assetsnot", "/nowhere"])
 async def test_everything_else_is_closed(path: str, connect: Connect) -> None:
     async with connect(api_key="first") as client:
         assert (await client.get(path)).status_code == 401
         opened = await client.get(path, headers={"X-Api-Key": "first"})
-        assert opened.status_code == (404 if path == "/nowhere" else 200)
+        assert opened.status_code == (200 if path in ("/metrics", "/info", "/v1/models") else 404)
 
 
 async def test_docs_and_metrics_can_be_closed(connect: Connect) -> None:

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from reranker_serve.api.body import validate
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.types import EncodedItem
 from tests.api.test_dialects import body_in
@@ -19,6 +19,7 @@ from tests.conftest import Connect, Gate
 
 QUERY = "blue whale"
 TEXTS = ["a red fox", "the blue whale"]
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,iVBORw0KGgo="}}
 
 
 async def indexes(connect: Connect, path: str, body: dict[str, Any]) -> list[int]:
@@ -28,7 +29,7 @@ async def indexes(connect: Connect, path: str, body: dict[str, Any]) -> list[int
     return [row["index"] for row in reply.json()["results"]]
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_null_means_not_given_for_every_optional_field(dialect: Any, connect: Connect) -> None:
     plain = body_in(dialect, QUERY, TEXTS)
     nulls = {name: None for name in dialect.body.model_fields if name not in plain}
@@ -70,15 +71,59 @@ async def test_it_is_understood(path: str, changes: dict[str, Any], connect: Con
     assert await indexes(connect, path, {"query": QUERY, "documents": TEXTS, **changes}) == [1, 0]
 
 
-async def test_one_string_is_one_document(connect: Connect) -> None:
-    assert await indexes(connect, "/v1/rerank", {"query": QUERY, "documents": "the blue whale"}) == [0]
+@pytest.mark.parametrize("document", ["the blue whale", {"text": "the blue whale"}, {"content": "the blue whale"}])
+async def test_one_string_or_object_is_one_document(document: object, connect: Connect) -> None:
+    assert await indexes(connect, "/v1/rerank", {"query": QUERY, "documents": document}) == [0]
+
+
+async def scores(client: httpx.AsyncClient, path: str, body: dict[str, Any]) -> list[float]:
+    """The score of each document, in the request's order."""
+    reply = await client.post(path, json=body)
+    assert reply.status_code == 200, reply.text
+    rows = reply.json().get("results") or reply.json()["data"]
+    return [row.get("relevance_score", row.get("score")) for row in sorted(rows, key=lambda row: row["index"])]
+
+
+async def test_each_part_of_one_object_is_a_document_and_the_parts_of_a_listed_one_are_joined(connect: Connect) -> None:
+    one = {"content": [{"type": "text", "text": text} for text in TEXTS]}
+    query = {"content": [{"type": "text", "text": QUERY}]}
+    async with connect() as client:
+        plain = await scores(client, "/rerank", {"query": QUERY, "documents": TEXTS})
+        joined = await scores(client, "/rerank", {"query": QUERY, "documents": ["\n".join(TEXTS)]})
+        assert plain != joined
+        for path in ("/rerank", "/v1/rerank"):
+            assert await scores(client, path, {"query": query, "documents": one}) == plain
+            assert await scores(client, path, {"query": query, "documents": [one]}) == joined
+        for first, second in (("queries", "documents"), ("data_1", "data_2"), ("text_1", "text_2")):
+            assert await scores(client, "/score", {first: query, second: one}) == plain
+            assert await scores(client, "/score", {first: query, second: [one]}) == joined
+            pairs = await scores(client, "/score", {first: TEXTS, second: TEXTS})
+            assert await scores(client, "/score", {first: one, second: one}) == pairs
+        echoed = await client.post("/rerank", json={"query": QUERY, "documents": one})
+    assert [row["document"] for row in echoed.json()["results"]] == [{"text": TEXTS[1]}, {"text": TEXTS[0]}]
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"documents": [{"image": "https://example.com/a.png"}]}, "document 0 has no text"),
-        ({"documents": [{"content": [{"type": "image_url", "image_url": {}}]}]}, "document 0 has no text"),
+        (
+            {"documents": [{"content": [{"type": "image_url", "image_url": {}}]}]},
+            "document 0 holds image_url",
+        ),
+        (
+            {"documents": ["a", {"content": [{"type": "text", "text": "a"}, IMAGE]}]},
+            "document 1 holds image_url",
+        ),
+        (
+            {"documents": {"content": [{"type": "text", "text": "a"}, IMAGE]}},
+            "document 1 holds image_url",
+        ),
+        ({"documents": {"content": [IMAGE | {"type": "video_url"}]}}, "document 0 holds video_url"),
+        ({"documents": {"content": [5]}}, "document 0 has no text"),
+        ({"documents": {"content": []}}, "documents must not be empty"),
+        ({"documents": {"title": "a"}}, "document 0 has no text"),
+        ({"query": {"content": [IMAGE]}}, "query holds image_url"),
         ({"query": {"image": "x"}}, "query"),
         ({"kwargs": "{"}, "kwargs"),
         ({"kwargs": "[1]"}, "kwargs"),
@@ -121,7 +166,7 @@ async def test_of_what_waits_the_lower_priority_is_computed_first(connect: Conne
     assert computed == [4, 12, 11, 10]
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Connect) -> None:
     class NotANumber(FakeBackend):
         def forward(self, items: Sequence[EncodedItem]) -> Any:
@@ -134,7 +179,7 @@ async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Con
     assert "NaN" not in reply.text
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_overload_is_429_with_whole_seconds_in_every_dialect(dialect: Any, connect: Connect, gate: Gate) -> None:
     async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20") as client:
         first = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 6]}))

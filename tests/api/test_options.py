@@ -6,7 +6,8 @@ from typing import Any
 
 import pytest
 
-from reranker_serve.api.dialects import Dialect, all_dialects
+from reranker_serve.api.dialect import Dialect
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.backends.fake import FakeBackend
 from tests.api.test_dialects import WORDS, body_in
 from tests.conftest import Connect, Gate
@@ -77,7 +78,7 @@ async def content_of(connect: Connect, dialect: Dialect, body: dict[str, Any]) -
     ("dialect", "field"),
     [
         pytest.param(dialect, field, id=f"{dialect.name}-{field}")
-        for dialect in all_dialects()
+        for dialect in DIALECTS
         for field in fields(dialect)
         if (dialect.name, field) not in SAME_ANYWAY
     ],
@@ -91,7 +92,7 @@ async def test_a_field_that_is_taken_changes_the_reply(dialect: Dialect, field: 
         assert await content_of(connect, dialect, plain) != await content_of(connect, dialect, plain | {field: value})
 
 
-@pytest.mark.parametrize("dialect", all_dialects(), ids=lambda dialect: dialect.name)
+@pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_a_field_that_is_listed_as_ignored_changes_nothing(dialect: Dialect, connect: Connect) -> None:
     plain = body_in(dialect, QUERY, TEXTS)
     assert not set(dialect.ignored) & set(dialect.body.model_fields)

@@ -12,7 +12,7 @@ import schemathesis
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.app import create_app
 from reranker_serve.backends.fake import fake_scorer
 from tests.conftest import fake_settings
@@ -50,8 +50,8 @@ WILD = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
     max_leaves=5,
 )
-FIELDS = sorted({name for dialect in all_dialects() for name in (*dialect.body.model_fields, *dialect.ignored)})
-PATHS = [path.replace("{model:path}", "m") for dialect in all_dialects() for path in dialect.paths]
+FIELDS = sorted({name for dialect in DIALECTS for name in (*dialect.body.model_fields, *dialect.ignored)})
+PATHS = [path.replace("{model:path}", "m") for dialect in DIALECTS for path in dialect.paths]
 
 
 @given(

@@ -13,7 +13,8 @@ from pydantic import AliasChoices
 from pydantic.fields import FieldInfo
 
 from reranker_serve.api.description import examples_of
-from reranker_serve.api.dialects import Dialect, all_dialects
+from reranker_serve.api.dialect import Dialect
+from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.api.errors import STATUS, status_of
 from reranker_serve.api.options import Options
 from reranker_serve.errors import InvalidRequest, UnknownRoute
@@ -106,7 +107,7 @@ def _status(kind: Any, dialect: Dialect) -> int:
 
 
 def main() -> None:
-    for dialect in all_dialects():
+    for dialect in DIALECTS:
         page = page_of(dialect)
         text = page.read_text()
         before, after = text.split(BEGIN)[0], text.split(END)[1]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker_serve.backends import device as policy
-from reranker_serve.backends.device import Machine, choose_device, choose_dtype
+from reranker_serve.backends.device import DType, Machine, choose_device, choose_precisions
 from reranker_serve.backends.padded import buckets
 from reranker_serve.errors import ModelError
 from tests.checkpoints import load_scorer, save_cross_encoder
@@ -20,7 +20,7 @@ from tests.memory import resident_bytes
 CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False, cpu_int8=False)
 BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True, cpu_int8=True)
 MAC = Machine(cuda_devices=0, mps=True, cpu_bfloat16=False, cpu_int8=False)
-GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True, cpu_int8=True)
+GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True, cpu_int8=True, cuda_bfloat16=frozenset({0}))
 
 
 @pytest.mark.parametrize(
@@ -48,18 +48,26 @@ def test_a_device_that_is_not_there_is_named(requested: str, machine: Machine) -
 
 
 @pytest.mark.parametrize(
-    ("device", "half", "machine", "dtype"),
+    ("device", "half", "stored", "machine", "precisions"),
     [
-        ("cuda:0", True, GPU, "float16"),
-        ("cuda:0", False, GPU, "float32"),
-        ("cpu", True, BF16, "bfloat16"),
-        ("cpu", True, CPU, "float32"),
-        ("cpu", False, BF16, "float32"),
-        ("mps", True, MAC, "float32"),
+        ("cuda:0", True, "bfloat16", GPU, "bfloat16 float32"),
+        ("cuda:0", True, "float32", GPU, "float16 bfloat16 float32"),
+        ("cuda:0", True, "float16", GPU, "float16 float32"),
+        ("cuda:0", True, None, GPU, "float16 bfloat16 float32"),
+        ("cuda:1", True, "bfloat16", GPU, "float16 float32"),  # the older of the two
+        ("cuda:1", True, "float32", GPU, "float16 float32"),
+        ("cuda:0", False, "bfloat16", GPU, "float32"),
+        ("cpu", True, "float32", BF16, "bfloat16 float32"),
+        ("cpu", True, "float16", BF16, "bfloat16 float32"),
+        ("cpu", True, "bfloat16", CPU, "float32"),
+        ("cpu", False, "bfloat16", BF16, "float32"),
+        ("mps", True, "bfloat16", MAC, "float32"),
     ],
 )
-def test_half_precision_only_where_the_device_gains(device: str, half: bool, machine: Machine, dtype: str) -> None:
-    assert choose_dtype(device, half, machine) == dtype
+def test_half_precision_where_the_device_gains_and_the_checkpoint_fits_it(
+    device: str, half: bool, stored: DType | None, machine: Machine, precisions: str
+) -> None:
+    assert choose_precisions(device, half, stored, machine) == tuple(precisions.split())
 
 
 def test_what_torch_reads_when_loaded_is_set_unless_the_user_set_it() -> None:

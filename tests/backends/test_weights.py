@@ -16,7 +16,7 @@ from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
 from reranker_serve.backends.device import MappedFiles
-from reranker_serve.backends.weights import StoredEmbedding, load_weights
+from reranker_serve.backends.weights import StoredEmbedding, load_weights, stored_precision
 from reranker_serve.types import ClassifierReadout
 from tests.checkpoints import (
     CROSS_ENCODERS,
@@ -52,6 +52,37 @@ def test_a_checkpoint_in_another_precision_scores_as_if_converted_at_once(name: 
     assert np.ptp(found) > 0.01
     # Products of numbers that lie otherwise in memory are added up in another order.
     np.testing.assert_allclose(found, full.backend.forward(items), atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("declared", "precision"),
+    [
+        ({"dtype": "bfloat16"}, "bfloat16"),
+        ({"torch_dtype": "float32"}, "float32"),  # what was declared counts, not the files
+        ({"dtype": None, "text_config": {"dtype": "float32"}}, "float32"),
+        ({"text_config": {"torch_dtype": "bfloat16"}}, "bfloat16"),
+        ({"dtype": {"vision_config": "float32"}}, "float16"),
+        ({"torch_dtype": "auto"}, "float16"),
+        ({}, "float16"),
+    ],
+)
+def test_what_a_checkpoint_was_saved_in_is_declared_or_seen_in_its_files(
+    declared: dict[str, object], precision: str, tmp_path: Path
+) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(declared))
+    save_file({"norm": torch.ones(8), "positions": torch.arange(9)}, tmp_path / "model-1.safetensors")
+    save_file({"layer": torch.ones(4, 4).half(), "norm": torch.ones(())}, tmp_path / "model-2.safetensors")
+    assert stored_precision(tmp_path) == precision
+
+
+@pytest.mark.parametrize("content", [b"", b"broken"])
+def test_of_files_that_cannot_be_read_no_precision_is_known(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    assert stored_precision(tmp_path) is None
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert stored_precision(tmp_path) is None
+    save_file({"ids": torch.arange(9)}, tmp_path / "model.safetensors")
+    assert stored_precision(tmp_path) is None
 
 
 @needs_statm

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import gc
+import math
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 
@@ -9,9 +12,9 @@ import numpy as np
 import pytest
 
 from reranker_serve.backends.fake import FakeBackend
+from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.job import JobResult
-from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.errors import BackendLost, InferenceFailed, NotReady, OutOfMemory
 from reranker_serve.types import EncodedItem, FloatArray
 
@@ -33,8 +36,8 @@ Start = Callable[..., Engine]
 def start() -> Iterator[Start]:
     engines: list[Engine] = []
 
-    def begin(backend: FakeBackend, budget: int = 1000, limit: int = 100_000) -> Engine:
-        engine = Engine(backend, Scheduler(limit, turn_tokens=budget), budget)
+    def begin(backend: FakeBackend, budget: int = 1000) -> Engine:
+        engine = Engine(backend, admission(budget), budget)
         engine.start()
         engines.append(engine)
         return engine
@@ -84,10 +87,18 @@ class Device(FakeBackend):
         return self._stream.submit(self.forward, items).result
 
 
+def admission(budget: int) -> Admission:
+    return Admission(100_000, math.inf, budget)
+
+
+def submit(engine: Engine, items: Sequence[EncodedItem], promise: Promise | None = None) -> Future[JobResult]:
+    return engine.submit(items, promise or Promise(0, math.inf)).future
+
+
 def submit_until_refused(engine: Engine) -> None:
     deadline = time.monotonic() + WAIT
     while time.monotonic() < deadline:
-        engine.submit([item(1)]).cancel()
+        submit(engine, [item(1)]).cancel()
 
 
 def outputs(future: Future[JobResult]) -> list[float]:
@@ -97,16 +108,16 @@ def outputs(future: Future[JobResult]) -> list[float]:
 
 def test_results_come_in_the_order_submitted(start: Start) -> None:
     engine = start(FakeBackend(), budget=10)
-    future = engine.submit([item(3), item(1, length=20), item(2), item(0)])
+    future = submit(engine, [item(3), item(1, length=20), item(2), item(0)])
     assert outputs(future) == [2.0, 0.0, 1.0, -1.0]
 
 
 def test_times_are_told(start: Start) -> None:
     gate = Gate()
     engine = start(FakeBackend(gate))
-    first = engine.submit([item(1)])
+    first = submit(engine, [item(1)])
     assert gate.entered.wait(WAIT)
-    second = engine.submit([item(1)])
+    second = submit(engine, [item(1)])
     threading.Timer(0.1, gate.open).start()
     assert first.result(WAIT).inference_seconds >= 0.09
     assert second.result(WAIT).queue_seconds >= 0.09
@@ -121,29 +132,29 @@ def test_a_poisoned_item_fails_its_own_request_only(start: Start) -> None:
         poison(items)
 
     engine = start(FakeBackend(check))
-    blocker = engine.submit([item(1)])
+    blocker = submit(engine, [item(1)])
     assert gate.entered.wait(WAIT)
-    good = engine.submit([item(2), item(3)])
-    bad = engine.submit([item(1), item(1, marker=POISON), item(2)])
-    other = engine.submit([item(4)])
+    good = submit(engine, [item(2), item(3)])
+    bad = submit(engine, [item(1), item(1, marker=POISON), item(2)])
+    other = submit(engine, [item(4)])
     gate.open()
     assert outputs(blocker) == [0.0]
     assert outputs(good) == [1.0, 2.0]
     assert outputs(other) == [3.0]
     with pytest.raises(InferenceFailed, match="ValueError"):
         bad.result(WAIT)
-    assert outputs(engine.submit([item(2)])) == [1.0]
+    assert outputs(submit(engine, [item(2)])) == [1.0]
 
 
 def test_what_a_failed_request_has_left_is_never_computed() -> None:
     queue: list[int] = []
     backend = FakeBackend(raise_on_poison(ValueError))
-    engine = Engine(backend, Scheduler(100_000, turn_tokens=60), 60, on_queue=queue.append)
+    engine = Engine(backend, admission(60), 60, on_queue=queue.append)
     engine.start()
     # The poisoned item is the longest and so the first of the first batch.
     items = [item(1, length=10, marker=POISON), *[item(1) for _ in range(50)]]
     with pytest.raises(InferenceFailed):
-        engine.submit(items).result(WAIT)
+        submit(engine, items).result(WAIT)
     engine.close(WAIT)
     assert backend.computed == 0
     everything = sum(len(one) for one in items)
@@ -161,7 +172,7 @@ def test_out_of_memory_splits_the_batch_until_it_fits(start: Start) -> None:
             raise OutOfMemory("too many")
 
     engine = start(FakeBackend(at_most_two))
-    assert outputs(engine.submit([item(n) for n in range(7)])) == [n - 1.0 for n in range(7)]
+    assert outputs(submit(engine, [item(n) for n in range(7)])) == [n - 1.0 for n in range(7)]
     assert sizes[0] == 7
     assert max(sizes[-2:]) <= 2
 
@@ -169,7 +180,7 @@ def test_out_of_memory_splits_the_batch_until_it_fits(start: Start) -> None:
 def test_an_item_that_never_fits_fails_its_request(start: Start) -> None:
     engine = start(FakeBackend(raise_on_poison(OutOfMemory)))
     with pytest.raises(InferenceFailed, match="OutOfMemory"):
-        engine.submit([item(1), item(1, marker=POISON)]).result(WAIT)
+        submit(engine, [item(1), item(1, marker=POISON)]).result(WAIT)
 
 
 class Misshapen(FakeBackend):
@@ -199,8 +210,8 @@ class Misshapen(FakeBackend):
 )
 def test_numbers_of_a_wrong_shape_fail_their_own_request_only(start: Start, spoil: Callable[..., FloatArray]) -> None:
     engine = start(Misshapen(spoil))
-    bad = engine.submit([item(1), item(2, marker=POISON)])
-    good = engine.submit([item(3), item(2)])
+    bad = submit(engine, [item(1), item(2, marker=POISON)])
+    good = submit(engine, [item(3), item(2)])
     with pytest.raises(InferenceFailed):
         bad.result(WAIT)
     assert outputs(good) == [2.0, 1.0]
@@ -209,11 +220,11 @@ def test_numbers_of_a_wrong_shape_fail_their_own_request_only(start: Start, spoi
 
 def test_a_pass_that_never_ends_is_the_engines_death(caplog: pytest.LogCaptureFixture) -> None:
     gate, died = Gate(), threading.Event()
-    scheduler = Scheduler(100_000, turn_tokens=30)
+    scheduler = admission(30)
     engine = Engine(FakeBackend(gate), scheduler, 30, on_death=died.set, pass_timeout=0.3)
     engine.start()
     start = time.perf_counter()
-    doomed = [engine.submit([item(1, length=25)]) for _ in range(3)]
+    doomed = [submit(engine, [item(1, length=25)]) for _ in range(3)]
     for future in doomed:
         with pytest.raises(NotReady, match=r"the model hangs: .* not done within 0\.3 s"):
             future.result(WAIT)
@@ -221,7 +232,7 @@ def test_a_pass_that_never_ends_is_the_engines_death(caplog: pytest.LogCaptureFi
     assert died.wait(WAIT)
     assert "3 request(s) that waited for it failed" in caplog.text
     with pytest.raises(NotReady, match="hangs"):
-        engine.submit([item(1)])
+        submit(engine, [item(1)])
     gate.open()  # what hung comes back after all: too late, and harmless
     assert engine.close(WAIT) == 0
 
@@ -229,18 +240,18 @@ def test_a_pass_that_never_ends_is_the_engines_death(caplog: pytest.LogCaptureFi
 def test_many_passes_that_are_each_in_time_are_no_hang() -> None:
     died = threading.Event()
     backend = FakeBackend(lambda _: time.sleep(0.1))
-    engine = Engine(backend, Scheduler(100_000, turn_tokens=10), 10, on_death=died.set, pass_timeout=0.4)
+    engine = Engine(backend, admission(10), 10, on_death=died.set, pass_timeout=0.4)
     engine.start()
-    assert len(outputs(engine.submit([item(1) for _ in range(10)]))) == 10
+    assert len(outputs(submit(engine, [item(1) for _ in range(10)]))) == 10
     assert not died.wait(0.6)  # nor is it one to have nothing to do
     engine.close(WAIT)
 
 
 def test_close_drops_what_is_not_done_in_time_and_says_how_much() -> None:
     gate = Gate()
-    engine = Engine(FakeBackend(gate), Scheduler(100_000, turn_tokens=8), 8)
+    engine = Engine(FakeBackend(gate), admission(8), 8)
     engine.start()
-    futures = [engine.submit([item(1), item(2)]) for _ in range(3)]
+    futures = [submit(engine, [item(1), item(2)]) for _ in range(3)]
     assert gate.entered.wait(WAIT)
     assert engine.close(0.1) == 3
     for future in futures:
@@ -259,9 +270,9 @@ def test_a_dead_model_thread_fails_everything_that_waits(start: Start, error: ty
         die(items)
 
     engine = start(FakeBackend(check), budget=30)
-    doomed = engine.submit([item(1, length=20, marker=POISON)])
+    doomed = submit(engine, [item(1, length=20, marker=POISON)])
     assert gate.entered.wait(WAIT)
-    waiting = [engine.submit([item(1, length=25)]) for _ in range(3)]
+    waiting = [submit(engine, [item(1, length=25)]) for _ in range(3)]
     gate.open()
     for future in [doomed, *waiting]:
         with pytest.raises(NotReady, match="the model thread died"):
@@ -269,7 +280,7 @@ def test_a_dead_model_thread_fails_everything_that_waits(start: Start, error: ty
     assert engine.death is not None
     assert "poisoned" in engine.death
     with pytest.raises(NotReady, match="died"):
-        engine.submit([item(1)])
+        submit(engine, [item(1)])
     assert engine.queued_tokens == 0
 
 
@@ -277,12 +288,12 @@ def test_what_a_cancelled_request_has_left_is_never_computed(start: Start) -> No
     gate = Gate()
     backend = FakeBackend(gate)
     engine = start(backend, budget=12)
-    future = engine.submit([item(1, length=10) for _ in range(50)])
+    future = submit(engine, [item(1, length=10) for _ in range(50)])
     assert gate.entered.wait(WAIT)
     assert future.cancel()
     assert engine.queued_tokens == 0
     gate.open()
-    assert outputs(engine.submit([item(2)])) == [1.0]
+    assert outputs(submit(engine, [item(2)])) == [1.0]
     assert backend.computed == 2
     with pytest.raises(CancelledError):
         future.result(WAIT)
@@ -291,7 +302,7 @@ def test_what_a_cancelled_request_has_left_is_never_computed(start: Start) -> No
 def test_close_finishes_what_was_admitted_and_refuses_the_rest(start: Start) -> None:
     gate = Gate()
     engine = start(FakeBackend(gate), budget=8)
-    futures = [engine.submit([item(1), item(2)]) for _ in range(3)]
+    futures = [submit(engine, [item(1), item(2)]) for _ in range(3)]
     closing = threading.Thread(target=engine.close)
     closing.start()
     with pytest.raises(NotReady, match="shutting down"):
@@ -305,11 +316,11 @@ def test_close_finishes_what_was_admitted_and_refuses_the_rest(start: Start) -> 
 def test_many_threads_submitting_and_cancelling_get_their_own_results(start: Start) -> None:
     engine = start(FakeBackend(), budget=64)
 
-    def submit(seed: int) -> int:
+    def work(seed: int) -> int:
         right = 0
         for turn in range(40):
             shared = [(seed + turn + n) % 9 for n in range(1 + turn % 7)]
-            future = engine.submit([item(count, length=count) for count in shared])
+            future = submit(engine, [item(count, length=count) for count in shared])
             if turn % 3 == 0 and future.cancel():
                 continue
             assert outputs(future) == [count - 1.0 for count in shared]
@@ -317,19 +328,17 @@ def test_many_threads_submitting_and_cancelling_get_their_own_results(start: Sta
         return right
 
     with ThreadPoolExecutor(8) as pool:
-        assert all(right >= 26 for right in pool.map(submit, range(8)))
+        assert all(right >= 26 for right in pool.map(work, range(8)))
     assert engine.queued_tokens == 0
 
 
 def test_observers_see_batches_and_the_queue() -> None:
     batches: list[int] = []
     queue: list[int] = []
-    engine = Engine(
-        FakeBackend(), Scheduler(1000, turn_tokens=100), 100, on_batch=batches.append, on_queue=queue.append
-    )
+    engine = Engine(FakeBackend(), admission(100), 100, on_batch=batches.append, on_queue=queue.append)
     engine.start()
     one = item(1)
-    engine.submit([one, one]).result(WAIT)
+    submit(engine, [one, one]).result(WAIT)
     engine.close(WAIT)
     assert sum(batches) == 2 * len(one)
     assert max(queue) == 2 * len(one)
@@ -347,7 +356,7 @@ def test_one_batch_is_begun_while_another_is_computed_and_no_more(start: Start) 
     gate = Gate()
     device = Device(gate)
     engine = start(device, budget=8)
-    futures = [engine.submit([item(2)]) for _ in range(4)]
+    futures = [submit(engine, [item(2)]) for _ in range(4)]
     until(lambda: device.begun == 2)
     time.sleep(0.05)
     assert device.begun == 2
@@ -358,15 +367,15 @@ def test_one_batch_is_begun_while_another_is_computed_and_no_more(start: Start) 
 
 def test_a_lone_request_is_not_kept_for_the_next(start: Start) -> None:
     engine = start(Device())
-    assert outputs(engine.submit([item(3), item(1)])) == [2.0, 0.0]
-    assert outputs(engine.submit([item(2)])) == [1.0]
+    assert outputs(submit(engine, [item(3), item(1)])) == [2.0, 0.0]
+    assert outputs(submit(engine, [item(2)])) == [1.0]
 
 
 @pytest.mark.parametrize("marker", [POISON, Device.FULL], ids=["while it is computed", "when it is begun"])
 def test_what_fails_on_a_device_fails_alone(start: Start, marker: int) -> None:
     device = Device(raise_on_poison(RuntimeError))
     engine = start(device, budget=40)
-    futures = [engine.submit([item(number % 3 + 1, marker=marker if number == 5 else 1)]) for number in range(20)]
+    futures = [submit(engine, [item(number % 3 + 1, marker=marker if number == 5 else 1)]) for number in range(20)]
     for number, future in enumerate(futures):
         if number == 5 and marker == POISON:
             with pytest.raises(InferenceFailed):
@@ -379,9 +388,9 @@ def test_what_fails_on_a_device_fails_alone(start: Start, marker: int) -> None:
 def test_a_device_that_hangs_fails_the_pass_it_computes_and_the_one_begun() -> None:
     gate, died = Gate(), threading.Event()
     device = Device(gate)
-    engine = Engine(device, Scheduler(100_000, turn_tokens=8), 8, on_death=died.set, pass_timeout=0.3)
+    engine = Engine(device, admission(8), 8, on_death=died.set, pass_timeout=0.3)
     engine.start()
-    doomed = [engine.submit([item(2)]) for _ in range(3)]
+    doomed = [submit(engine, [item(2)]) for _ in range(3)]
     for future in doomed:
         with pytest.raises(NotReady, match="hangs"):
             future.result(WAIT)
@@ -393,26 +402,109 @@ def test_a_device_that_hangs_fails_the_pass_it_computes_and_the_one_begun() -> N
 def test_what_was_begun_is_delivered_before_the_engine_closes() -> None:
     gate = Gate()
     device = Device(gate)
-    engine = Engine(device, Scheduler(100_000, turn_tokens=8), 8)
+    engine = Engine(device, admission(8), 8)
     engine.start()
-    futures = [engine.submit([item(2)]) for _ in range(3)]
+    futures = [submit(engine, [item(2)]) for _ in range(3)]
     until(lambda: device.begun == 2)
     threading.Timer(0.1, gate.open).start()
     assert engine.close(WAIT) == 0
     assert [outputs(future) for future in futures] == [[1.0]] * 3
 
 
-def test_the_speed_of_a_device_counts_each_second_once() -> None:
-    """The queue's drain rate is what callers are told to wait by."""
-    scheduler = Scheduler(100_000, turn_tokens=8)
+def test_the_speed_of_a_device_counts_each_second_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Requests are let in, and callers told when to come back, by it."""
     spans: list[float] = []
-    completed = scheduler.completed
-    scheduler.completed = lambda tokens, seconds: (spans.append(seconds), completed(tokens, seconds))[1]  # type: ignore[method-assign]
-    engine = Engine(Device(lambda _: time.sleep(0.05)), scheduler, 8)
+    let_in = admission(8)
+    learn = let_in.pace.learn
+    monkeypatch.setattr(let_in.pace, "learn", lambda tokens, seconds: (spans.append(seconds), learn(tokens, seconds)))
+    engine = Engine(Device(lambda _: time.sleep(0.05)), let_in, 8)
     engine.start()
     begin = time.perf_counter()
-    for future in [engine.submit([item(2)]) for _ in range(6)]:
+    for future in [submit(engine, [item(2)]) for _ in range(6)]:
         outputs(future)
     elapsed = time.perf_counter() - begin
     engine.close(WAIT)
     assert 0.28 < sum(spans) <= elapsed + 0.01
+
+
+class Tensor:
+    """What a pass holds in memory."""
+
+
+def test_a_failed_pass_holds_no_memory_while_its_halves_are_computed(start: Start) -> None:
+    """On a GPU what fits when a batch is halved would not fit beside the tensors of the passes that failed."""
+    held: list[weakref.ref[Tensor]] = []
+    most = 0
+
+    def compute(items: Sequence[EncodedItem]) -> None:
+        nonlocal most
+        activations = Tensor()
+        gc.collect()
+        most = max(most, sum(one() is not None for one in held))
+        held.append(weakref.ref(activations))
+        if any(POISON in one.ids for one in items):
+            raise OutOfMemory("no memory")
+
+    engine = start(FakeBackend(compute))
+    future = submit(engine, [item(1, marker=POISON if number == 7 else 1) for number in range(16)])
+    with pytest.raises(InferenceFailed):
+        future.result(WAIT)
+    assert len(held) == 8  # 16, 8, 4 and 4, 2 and 2, 1 and 1
+    assert most == 0
+
+
+def test_an_item_longer_than_a_pass_may_take_longer_than_one() -> None:
+    engine = Engine(FakeBackend(lambda _: time.sleep(0.5)), admission(8), 8, pass_timeout=0.2)
+    engine.start()
+    assert outputs(submit(engine, [item(1, length=30)])) == [0.0]
+    assert engine.death is None
+    engine.close(WAIT)
+
+
+def test_a_job_that_is_cut_has_what_was_computed_of_it(start: Start) -> None:
+    passes = threading.Semaphore(2)
+    backend = FakeBackend(lambda _: passes.acquire(timeout=WAIT) or None)
+    engine = start(backend, budget=8)
+    job = engine.submit([item(shared) for shared in (2, 1, 2, 1)], Promise(0, time.monotonic() + WAIT, firm=False))
+    until(lambda: backend.computed == 2)
+    time.sleep(0.05)
+    engine.cut(job)
+    result = job.future.result(WAIT)
+    assert result.computed.tolist() == [True, True, False, False]
+    assert result.outputs[:2, 0].tolist() == [1.0, 0.0]
+    assert engine.queued_tokens == 0
+    passes.release(4)
+
+
+def test_a_pass_for_who_takes_what_there_is_is_done_before_its_time_is_over(start: Start) -> None:
+    backend = FakeBackend(lambda items: time.sleep(0.01 * len(items)))
+    engine = start(backend, budget=1000)
+    submit(engine, [item(1, length=20)] * 40).result(WAIT)
+    job = engine.submit([item(1, length=20)] * 100, Promise(0, time.monotonic() + 0.4, firm=False))
+    threading.Timer(0.4, engine.cut, [job]).start()
+    assert 10 <= job.future.result(WAIT).computed.sum() < 60
+
+
+def test_observers_hear_of_a_pass_before_and_after_it() -> None:
+    heard: list[tuple[str, int | str | None]] = []
+
+    def on_pass(items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
+        heard.append(("begins", len(items)))
+        return lambda failure: heard.append(("is over", failure))
+
+    engine = Engine(Device(raise_on_poison(ValueError)), admission(40), 40, on_pass=on_pass)
+    engine.start()
+    outputs(submit(engine, [item(1), item(2)]))
+    with pytest.raises(InferenceFailed):
+        outputs(submit(engine, [item(1, marker=POISON)]))
+    engine.close(WAIT)
+    assert heard == [("begins", 2), ("is over", None), ("begins", 1), ("is over", "ValueError")]
+
+
+def test_what_leaves_is_no_longer_waited_for(start: Start) -> None:
+    engine = start(FakeBackend())
+    promise = Promise(10, math.inf)
+    with engine.admitted(promise, 1), pytest.raises(InferenceFailed), engine.admitted(Promise(20, math.inf), 1):
+        raise InferenceFailed("no tokenizer")
+    with engine.admitted(Promise(100_000, math.inf), 100_000):
+        pass

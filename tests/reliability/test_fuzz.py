@@ -14,7 +14,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from reranker_serve.api.body import parse_json, validate
-from reranker_serve.api.dialects import Call, DialectTable, all_dialects, check_lists
+from reranker_serve.api.dialect import Call, check_lists
+from reranker_serve.api.dialects.table import DIALECTS, DialectTable
 from reranker_serve.app import create_app
 from reranker_serve.backends.fake import fake_scorer
 from reranker_serve.errors import RequestError
@@ -27,7 +28,7 @@ from tests.reliability.traffic import examples
 
 # 10^5 together in the long form.
 PARSED, UNDERSTOOD, SENT = (60_000, 25_000, 15_000) if FULL else (300, 300, 150)
-TABLE = DialectTable(all_dialects())
+TABLE = DialectTable(DIALECTS)
 
 
 def inputs(number: int) -> settings:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import reranker_serve
-from reranker_serve.api.dialects import all_dialects
+from reranker_serve.api.dialects.table import DIALECTS
 
 _EXAMPLES = Path(reranker_serve.__file__).parent / "api" / "examples"
 _WORDS = ["how", "do", "plants", "make", "food", "the", "stock", "market", "fell", "sunlight", "sugar", "blue", "whale"]
@@ -33,7 +33,7 @@ def examples() -> list[tuple[str, dict[str, Any]]]:
     """A path and a body of every documented request of every dialect."""
     return [
         (dialect.paths[0].replace("{model:path}", "m"), body)
-        for dialect in all_dialects()
+        for dialect in DIALECTS
         for body in json.loads((_EXAMPLES / f"{dialect.name}.json").read_text())["requests"].values()
     ]
 

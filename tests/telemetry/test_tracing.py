@@ -22,7 +22,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from reranker_serve.app import create_app
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.telemetry.otel import OpenTelemetry
-from reranker_serve.telemetry.tracing import Tracing, tracing_from_environment
+from reranker_serve.telemetry.setup import tracing_from_environment
+from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import EncodedItem
 from tests.conftest import Gate, fake_settings
 from tests.server.processes import FAKE_SERVER, running

@@ -7,11 +7,6 @@ from collections.abc import Iterable
 from reranker_serve.errors import Unauthorized
 from reranker_serve.keys import Key, Keys
 
-# `/v1/cluster/auth` tells Xinference's client whether to send its key.
-OPEN_PATHS = frozenset(
-    {"/health", "/live", "/ready", "/ping", "/v1/health/live", "/v1/health/ready", "/v1/cluster/auth"}
-)
-
 _BEARER = b"bearer "
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import sys
 from collections.abc import Mapping
 from typing import Any, NoReturn, TypeVar
 
@@ -41,9 +42,13 @@ def validate(data: Mapping[str, Any], model: type[Body]) -> Body:
     """Raises `InvalidRequest` naming the field and what is wrong with it. A null counts as not given."""
     given = {name: value for name, value in data.items() if value is not None}
     try:
-        return model.model_validate(given)
+        body = model.model_validate(given)
     except ValidationError as error:
         raise _first_problem(error) from None
+    for name, value in body:
+        if isinstance(value, int) and abs(value) > sys.float_info.max:
+            raise InvalidRequest(f"{name} is too large a number", name)
+    return body
 
 
 def parse_json(raw: bytes) -> Any:

@@ -17,11 +17,13 @@ CORS: dict[str, Any] = {
         "Content-Type",
         "X-Request-ID",
         "X-Request-Timeout",
+        "X-Deadline-Ms",
         "X-Pinecone-Api-Version",
     ),
     "expose_headers": (
         "X-Request-ID",
         "X-Response-Time-Ms",
+        "X-Rerank-Scored",
         "Retry-After",
         "x-compute-tokens",
         "x-total-time",

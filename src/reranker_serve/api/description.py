@@ -10,7 +10,7 @@ import json
 from importlib.resources import files
 from typing import Any
 
-from reranker_serve.api.dialects import Dialect
+from reranker_serve.api.dialect import Dialect
 from reranker_serve.api.errors import status_of
 from reranker_serve.errors import InvalidRequest, Overloaded, RequestError, Unauthorized
 

@@ -16,9 +16,11 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from reranker_serve.api.auth import OPEN_PATHS, check_key
-from reranker_serve.api.dialects import Call, Dialect, DialectTable
+from reranker_serve.api.auth import check_key
+from reranker_serve.api.dialect import Call, Dialect
+from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
+from reranker_serve.api.paths import is_open, is_polled, settle_path
 from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError
 from reranker_serve.keys import Key, Keys
 from reranker_serve.telemetry.logs import FIELDS
@@ -30,7 +32,6 @@ logger = logging.getLogger("reranker_serve.access")
 
 Field = str | int | float
 
-_SLASHES = re.compile(r"/{2,}")
 _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
@@ -38,10 +39,11 @@ _SAFE_ID = re.compile(r"[\x21-\x7e]{1,128}")
 class Exchange:
     """What is known of one request when its access line is written; lives in `scope["state"]`.
 
-    `headers` go out with its reply, whatever that is.
+    `path` is as our routes name it, whatever prefix came before it. `headers` go out with its reply, whatever that is.
     """
 
     id: str
+    path: str
     dialect: Dialect | None = None
     body_bytes: int = 0
     documents: int = 0
@@ -76,13 +78,12 @@ class Boundary:
             await self._app(scope, receive, send)
             return
         start = time.perf_counter()
-        scope["path"] = _SLASHES.sub("/", scope["path"]).rstrip("/") or "/"
         headers = Headers(scope=scope)
-        exchange = Exchange(_request_id(headers))
+        exchange = Exchange(_request_id(headers), settle_path(scope))
         scope.setdefault("state", {})["exchange"] = exchange
         if scope["method"] == "POST":
             # As far as it can be told before the body is read.
-            exchange.dialect = self._dialects.tell(Call.of(scope["path"], headers.keys(), {}))
+            exchange.dialect = self._dialects.tell(Call.of(exchange.path, headers.keys(), {}))
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -134,20 +135,22 @@ class Boundary:
             self._metrics.errors.labels(exchange.error).inc()
         fields = _fields(scope, exchange, seconds)
         self._tracing.describe(fields)
-        level = logging.DEBUG if scope["path"] in OPEN_PATHS else logging.INFO
+        level = logging.DEBUG if is_polled(exchange.path) else logging.INFO
         logger.log(level, "%s", _line(fields), extra={FIELDS: fields})
 
 
 class RequireKey:
-    """Everything but the probes needs a key, if there are keys."""
+    """Everything but probes and pages needs a key, if there are keys."""
 
     def __init__(self, app: ASGIApp, keys: Keys) -> None:
         self._app = app
         self._keys = keys
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if self._keys.needed and scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
-            scope["state"]["exchange"].key = check_key(scope["headers"], self._keys)
+        if self._keys.needed and scope["type"] == "http":
+            exchange: Exchange = scope["state"]["exchange"]
+            if not is_open(exchange.path):
+                exchange.key = check_key(scope["headers"], self._keys)
         await self._app(scope, receive, send)
 
 
@@ -160,7 +163,7 @@ def _fields(scope: Scope, exchange: Exchange, seconds: float) -> dict[str, Field
     """What the access line says; a field that does not apply is left out."""
     fields: dict[str, Field] = {
         "method": scope["method"],
-        "path": quote(scope["path"]),  # it came decoded: a line break in it must not begin a line of the log
+        "path": quote(exchange.path),  # it came decoded: a line break in it must not begin a line of the log
         "status": exchange.status,
         "total_ms": round(seconds * 1e3, 1),
         "dialect": exchange.dialect.name if exchange.dialect else "-",

@@ -96,6 +96,11 @@ class Options(BaseModel):
     timeout_ms: int | None = Field(
         None, ge=1, description="answer within so many milliseconds or with 504; narrows the server's limit"
     )
+    deadline_ms: int | None = Field(
+        None,
+        ge=1,
+        description="answer after so many milliseconds at the latest, with the documents that are scored by then",
+    )
     use_activation: bool | None = Field(
         None,
         validation_alias=AliasChoices("use_activation", "activation", "softmax"),
@@ -130,8 +135,13 @@ def core_request(
             overlap=options.overlap_tokens,
         ),
         priority=options.priority or 0,
-        timeout=None if options.timeout_ms is None else options.timeout_ms / 1e3,
+        timeout=_seconds(options.timeout_ms),
+        deadline=_seconds(options.deadline_ms),
     )
+
+
+def _seconds(milliseconds: int | None) -> float | None:
+    return None if milliseconds is None else milliseconds / 1e3
 
 
 def chunk_count(options: Options, chunks: int) -> dict[str, int]:

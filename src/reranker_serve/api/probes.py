@@ -82,6 +82,7 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "score_scale": scorer.family.score_scale,
         "device": scorer.backend.device,
         "dtype": scorer.backend.dtype,
+        "precision_note": scorer.info.precision_note,
         "attention": scorer.backend.attention,
         "limits": {
             "max_length": scorer.family.max_length_bounds[1],

@@ -12,7 +12,7 @@ from reranker_serve.api.middleware import Exchange
 from reranker_serve.api.rate_windows import Windows
 from reranker_serve.errors import ClientGone, RateLimited
 from reranker_serve.keys import Key
-from reranker_serve.settings import Rates
+from reranker_serve.rates import Rates
 
 # A provider gives a customer at least this much of the IPv6 address space.
 _IPV6_CUSTOMER_BITS = 64

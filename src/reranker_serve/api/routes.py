@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from typing import Any, TypeVar
 
 from fastapi import FastAPI
@@ -17,8 +17,11 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
-from reranker_serve.api.dialects import Call, Dialect, DialectTable, Reply, check_lists
+from reranker_serve.api.dialect import Call, Dialect, Reply, check_lists
+from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.middleware import Exchange
+from reranker_serve.api.paths import is_odd
+from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.errors import ClientGone, InvalidRequest
 from reranker_serve.service import Reranker
 from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
@@ -32,7 +35,7 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 class RerankCalls:
-    """Answers what is posted to a rerank path; everything else goes on to the router.
+    """Answers what is posted to a rerank path; everything else that may be a path of ours goes on to the router.
 
     Around each route FastAPI has layers and pattern matching that were 8 % of a request without a model.
     """
@@ -42,11 +45,15 @@ class RerankCalls:
         self._endpoint = endpoint
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and scope["state"]["exchange"].dialect:
-            response = await self._endpoint(Request(scope, receive, send))
-            await response(scope, receive, send)
-        else:
-            await self._app(scope, receive, send)
+        if scope["type"] == "http":
+            exchange: Exchange = scope["state"]["exchange"]
+            if is_odd(exchange.path):
+                raise unknown_route(exchange.path)
+            if exchange.dialect:
+                response = await self._endpoint(Request(scope, receive, send))
+                await response(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
 
 
 def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], Reranker]) -> None:
@@ -74,19 +81,22 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint
         raw = await read(request)
         size = len(raw)
         data = await _off_loop(size, lambda: parse_object(raw))
-        call = Call.of(request.scope["path"], request.headers.keys(), data)
+        call = Call.of(exchange.path, request.headers.keys(), data)
         dialect = exchange.dialect = table.tell(call)
         assert dialect is not None, "a rerank path without a dialect"
         check_lists(call)
         body, core = await _off_loop(size, lambda: _understand(dialect, data))
-        core = _hurried(core, request.headers.get("x-request-timeout"))
+        core = _hurried(core, request.headers)
         exchange.documents = _documents(core)
         serving = reranker()
         result = await _until_disconnect(request.receive, _answer(serving, core))
         exchange.tokens, exchange.timings = result.usage.prompt_tokens, result.timings
         reply = Reply(exchange.id, int(time.time()))
-        content = await _off_loop(size, lambda: _json(dialect.from_core(result, body, reply)))
-        return Response(content, media_type="application/json", headers=_compute_headers(serving, result, core))
+        content = await _off_loop(size, lambda: _json(_content(dialect, result, body, reply)))
+        headers = _compute_headers(serving, result, core)
+        if _parts(core)[0].deadline is not None:
+            headers["X-Rerank-Scored"] = f"{result.scored}/{result.documents}"
+        return Response(content, media_type="application/json", headers=headers)
 
     return rerank
 
@@ -96,21 +106,45 @@ def _understand(dialect: Dialect, data: dict[str, Any]) -> tuple[Any, Core]:
     return body, dialect.to_core(body)
 
 
-def _hurried(core: Core, header: str | None) -> Core:
-    """With the `X-Request-Timeout` of the caller, in seconds, where that is shorter than the body's."""
-    if header is None:
+def _content(dialect: Dialect, result: RerankResult, body: Any, reply: Reply) -> Any:
+    """The reply in the dialect's shape. If the deadline came first, most shapes have room for what is scored only."""
+    if not result.partial:
+        return dialect.from_core(result, body, reply)
+    if not dialect.shows_unscored:
+        scored = tuple(ranked for ranked in result.ranking if ranked.score is not None)
+        result = dataclasses.replace(result, ranking=scored)
+    content = dialect.from_core(result, body, reply)
+    return content | {"partial": True} if isinstance(content, dict) else content
+
+
+def _hurried(core: Core, headers: Mapping[str, str]) -> Core:
+    """With what the caller's headers say of time, where that is shorter than the body's."""
+    timeout = _header_number(headers, "X-Request-Timeout")
+    milliseconds = _header_number(headers, "X-Deadline-Ms")
+    deadline = None if milliseconds is None else milliseconds / 1e3
+    if timeout is deadline is None:
         return core
-    try:
-        seconds = float(header)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise InvalidRequest("X-Request-Timeout must be a number of seconds above 0", "X-Request-Timeout")
     parts = tuple(
-        dataclasses.replace(part, timeout=seconds if part.timeout is None else min(seconds, part.timeout))
+        dataclasses.replace(part, timeout=_shorter(part.timeout, timeout), deadline=_shorter(part.deadline, deadline))
         for part in _parts(core)
     )
     return dataclasses.replace(core, requests=parts) if isinstance(core, ScoreRequest) else parts[0]
+
+
+def _header_number(headers: Mapping[str, str], name: str) -> float | None:
+    if name not in headers:
+        return None
+    try:
+        number = float(headers[name])
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise InvalidRequest(f"{name} must be a number above 0", name)
+    return number
+
+
+def _shorter(*seconds: float | None) -> float | None:
+    return min((each for each in seconds if each is not None), default=None)
 
 
 def _answer(reranker: Reranker, core: Core) -> Coroutine[Any, Any, RerankResult]:

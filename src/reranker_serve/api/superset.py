@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import AliasChoices, Field
 
-from reranker_serve.api.dialects import Reply
+from reranker_serve.api.dialect import Reply
 from reranker_serve.api.documents import Documents, Query, document_texts, echo
 from reranker_serve.api.options import Options, chunk_count, core_request
 from reranker_serve.types import RerankRequest, RerankResult

@@ -41,6 +41,7 @@ class Machine:
     mps: bool
     cpu_bfloat16: bool
     cpu_int8: bool
+    cuda_bfloat16: frozenset[int] = frozenset()  # devices that multiply it natively
 
 
 def choose_device(requested: str | None, machine: Machine) -> str:
@@ -58,16 +59,20 @@ def choose_device(requested: str | None, machine: Machine) -> str:
     return f"cuda:{index or 0}" if kind == "cuda" else kind
 
 
-def choose_dtype(device: str, half_precision: bool, machine: Machine) -> DType:
-    """Half precision only where it is faster: emulated bfloat16 on a CPU is 6 times slower than float32.
+def choose_precisions(device: str, half_precision: bool, stored: DType | None, machine: Machine) -> tuple[DType, ...]:
+    """Precisions to compute a checkpoint `stored` in one of them in, best first; each is wider than the one before.
 
-    On MPS always float32, for stability.
+    Half precision only where it is faster: emulated bfloat16 on a CPU is 6 times slower than float32. float16 ends at
+    65,504, which models of bfloat16 exceed (Gemma, Qwen2), and bfloat16 would round weights of float16. On MPS always
+    float32, for stability.
     """
     if half_precision and device.startswith("cuda"):
-        return "float16"
+        if int(device.removeprefix("cuda:")) not in machine.cuda_bfloat16 or stored == "float16":
+            return "float16", "float32"
+        return ("bfloat16", "float32") if stored == "bfloat16" else ("float16", "bfloat16", "float32")
     if half_precision and device == "cpu" and machine.cpu_bfloat16:
-        return "bfloat16"
-    return "float32"
+        return "bfloat16", "float32"
+    return ("float32",)
 
 
 def environment_before_torch() -> dict[str, str]:

@@ -6,18 +6,21 @@ from go back to the system at once. The table of word embeddings stays in its fi
 
 from __future__ import annotations
 
+import json
+import math
+from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from reranker_serve.backends.device import MappedFiles
+from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.errors import ModelError
 from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
 
@@ -27,6 +30,17 @@ _MODEL_KINDS: dict[type[Readout], Any] = {
     ClassifierReadout: AutoModelForSequenceClassification,
     NextTokenReadout: AutoModelForCausalLM,
     PooledReadout: AutoModel,
+}
+
+
+# As configurations and the headers of safetensors call them.
+_PRECISIONS: dict[str, DType] = {
+    "float32": "float32",
+    "bfloat16": "bfloat16",
+    "float16": "float16",
+    "F32": "float32",
+    "BF16": "bfloat16",
+    "F16": "float16",
 }
 
 
@@ -64,6 +78,29 @@ def load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: str
     model = _read(folder, readout, "auto", device)
     _convert(model, readout, dtype, MappedFiles(folder.glob("*.safetensors")))
     return model
+
+
+def stored_precision(folder: Path) -> DType | None:
+    """What a checkpoint was saved in, by its configuration, else by most of its numbers; None where neither tells."""
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    for part in (config, config.get("text_config") or {}):
+        declared = str(part.get("dtype") or part.get("torch_dtype"))
+        if declared in _PRECISIONS:
+            return _PRECISIONS[declared]
+    try:
+        return _most_common_precision(folder)
+    except (OSError, SafetensorError):
+        return None  # loading tells what is wrong
+
+
+def _most_common_precision(folder: Path) -> DType | None:
+    numbers = Counter[str]()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                tensor = tensors.get_slice(name)
+                numbers[tensor.get_dtype()] += math.prod(tensor.get_shape())
+    return _PRECISIONS.get(max(numbers, key=numbers.__getitem__, default=""))
 
 
 def _convert(model: Any, readout: Readout, dtype: torch.dtype, files: MappedFiles) -> None:

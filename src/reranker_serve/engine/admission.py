@@ -1,8 +1,30 @@
-"""What may come in: the one place that says no because there is too much. Pure: no thread, no clock."""
+"""What may come in: the one place that says no because there is too much. Pure: no thread, no clock.
+
+A request is let in when, with it, everything that was let in before is still done in time, and so is it itself. What
+that takes in seconds follows from the tokens that wait and the rate that passes were measured at.
+"""
 
 from __future__ import annotations
 
-from reranker_serve.errors import NoMemory
+import bisect
+import math
+import random
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reranker_serve.engine.pace import Pace
+from reranker_serve.errors import DeadlineExceeded, NoMemory, Overloaded, RequestTooLarge
+
+# How much of the time until a request is due may be filled by what is due before it, when it comes in; and how much
+# later, when others came that are computed before it. The rest is for passes that take longer than those before.
+# Chosen with `benchmarks/scheduling.py`.
+_FILLED_AT_FIRST, _FILLED_LATER = 0.8, 0.85
+# An idle server tries what would take so much longer than it may: its rate may have been measured in worse times.
+_DOUBT = 4.0
+_LONGEST_RETRY_S = 600
+# Callers that were refused together come back over a time that is so much longer.
+_RETRY_SPREAD = 0.5
 
 
 class ByteBudget:
@@ -27,3 +49,195 @@ class ByteBudget:
 
     def give_back(self, amount: int) -> None:
         self.taken -= amount
+
+
+class CharacterBudget:
+    """Characters of the texts that wait to be tokenized, or are being. Lives on the event loop, as `ByteBudget`."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self.taken = 0
+
+    def take(self, amount: int) -> None:
+        """Raises `Overloaded` if it does not fit beside what is there; alone everything does."""
+        if self.taken and self.taken + amount > self._limit:
+            raise Overloaded(
+                f"the server is overloaded: {self.taken} characters wait to be tokenized, of {self._limit} at most;"
+                " retry in 1 s",
+                1,
+            )
+        self.taken += amount
+
+    def give_back(self, amount: int) -> None:
+        self.taken -= amount
+
+
+@dataclass(slots=True, eq=False)
+class Promise:
+    """Work that was let in: `tokens` of it are still to be computed.
+
+    That is to be done at `due`; of a request that is not `firm`, as much as there is time for until then.
+    """
+
+    tokens: int
+    due: float
+    priority: int = 0
+    firm: bool = True
+
+    @property
+    def size(self) -> int:
+        """Requests of one size differ by less than a factor of two."""
+        return self.tokens.bit_length()
+
+
+class Admission:
+    """Lets requests in or refuses them, by tokens and by seconds. Not thread-safe: the engine calls it under its lock.
+
+    At most `max_tokens` wait, and before none is more to be computed than takes `max_seconds`. A pass holds
+    `pass_tokens`. Times are seconds of one monotonic clock. `jitter` gives numbers in [0, 1).
+    """
+
+    def __init__(
+        self, max_tokens: int, max_seconds: float, pass_tokens: int, jitter: Callable[[], float] = random.random
+    ) -> None:
+        self.pace = Pace()
+        self._max_tokens = max_tokens
+        self._max_seconds = max_seconds
+        self._pass_tokens = pass_tokens
+        self._jitter = jitter
+        self._held: set[int] = set()
+        self._firm: list[Promise] = []  # in the order of their due times
+        self._firm_tokens = 0
+        self._sizes: Counter[tuple[int, int]] = Counter()  # tokens by priority and size
+        self.tokens = 0
+
+    def admit(self, promise: Promise, now: float, least: int | None = None) -> None:
+        """Let a request in, of which `least` tokens are certain where its number is a guess.
+
+        Raises `RequestTooLarge` if it can never come in, `DeadlineExceeded` if it would be late even alone,
+        `Overloaded` if it cannot come in now.
+        """
+        self._check_tokens(promise.tokens if least is None else least)
+        self._check_wait(promise, now)
+        if promise.firm:
+            self._check_due(promise, now)
+        self._hold(promise)
+
+    def correct(self, promise: Promise, tokens: int, now: float) -> None:
+        """A guess turned out to be so many tokens. Raises as `admit` does; then the request is out."""
+        more = tokens > promise.tokens
+        self.forget(promise)
+        promise.tokens = tokens
+        self._check_tokens(tokens)
+        if more and promise.firm:
+            self._check_due(promise, now)
+        self._hold(promise)
+
+    def reduce(self, promise: Promise, tokens: int) -> None:
+        """So many tokens are left of it; nothing, if it is out already."""
+        if id(promise) in self._held:
+            self._count(promise, -1)
+            promise.tokens = tokens
+            self._count(promise, 1)
+
+    def forget(self, promise: Promise) -> None:
+        """It is done, or given up; idempotent."""
+        if id(promise) not in self._held:
+            return
+        self._held.remove(id(promise))
+        self._count(promise, -1)
+        if promise.firm:
+            at = bisect.bisect_left(self._firm, promise.due, key=_due)
+            while self._firm[at] is not promise:
+                at += 1
+            del self._firm[at]
+
+    def pressing(self, now: float) -> float:
+        """What is due until then has to go first now, or it would be late; -inf: there is time for something else.
+
+        What cannot be in time any more presses no longer.
+        """
+        until, work = -math.inf, 0.0
+        # Something else takes a pass, and what is being computed is counted whole.
+        start = now + 2 * self.pace.seconds(self._pass_tokens)
+        if self._firm and start + self.pace.seconds(self._firm_tokens) / _FILLED_LATER > self._firm[0].due:
+            for promise in self._firm:
+                own = self.pace.seconds(promise.tokens)
+                if own and now + own <= promise.due:
+                    work += own
+                    if start + work / _FILLED_LATER > promise.due:
+                        until = promise.due
+        return until
+
+    def _check_tokens(self, tokens: int) -> None:
+        limit = self._max_tokens
+        if tokens > limit:
+            raise RequestTooLarge(
+                f"the request has at least {tokens} tokens, the queue holds at most {limit}:"
+                " send fewer documents at a time"
+            )
+        excess = self.tokens + tokens - limit
+        if excess > 0:
+            raise self._overloaded(f"{self.tokens} of {limit} queue tokens are taken", self.pace.seconds(excess))
+
+    def _check_wait(self, new: Promise, now: float) -> None:
+        """What is computed before it must not take longer than the queue may, nor than it has time."""
+        before = self.pace.seconds(
+            sum(
+                tokens
+                for (priority, size), tokens in self._sizes.items()
+                if priority <= new.priority and size <= new.size
+            )
+        )
+        excess = before - min(self._max_seconds, new.due - now)
+        if before and excess > 0:
+            raise self._overloaded(f"{before:.1f} s of work wait", excess)
+
+    def _check_due(self, new: Promise, now: float) -> None:
+        """It must be in time, and make nobody late who is in time without it."""
+        own, left = self.pace.seconds(new.tokens), new.due - now
+        if own > left * (1 if self._firm else _DOUBT):
+            raise DeadlineExceeded(
+                f"the request would take about {own:.2g} s and is to be done within {left:.2g} s:"
+                " send fewer documents, or give it more time"
+            )
+        if not self._firm:
+            return
+        start = now + self.pace.seconds(self._pass_tokens)
+        before, late = self.pace.seconds(self._firm_tokens), 0.0
+        for promise in reversed(self._firm):
+            if promise.due <= new.due:
+                break
+            finished = start + (before + own) / _FILLED_LATER
+            if now + before <= promise.due < finished:
+                late = max(late, finished - promise.due)
+            before -= self.pace.seconds(promise.tokens)
+        late = max(late, start + before / _FILLED_AT_FIRST + own - new.due)
+        if late > 0:
+            waiting = self.pace.seconds(self._firm_tokens)
+            raise self._overloaded(f"{waiting:.1f} s of work wait, and this takes {own:.2g} s", late)
+
+    def _overloaded(self, why: str, excess: float) -> Overloaded:
+        spread = 1 + _RETRY_SPREAD * self._jitter()
+        retry = min(_LONGEST_RETRY_S, max(1, math.ceil(excess * spread)))
+        return Overloaded(f"the server is overloaded: {why}; retry in {retry} s", retry)
+
+    def _hold(self, promise: Promise) -> None:
+        self._held.add(id(promise))
+        self._count(promise, 1)
+        if promise.firm:
+            bisect.insort(self._firm, promise, key=_due)
+
+    def _count(self, promise: Promise, sign: int) -> None:
+        tokens = sign * promise.tokens
+        self.tokens += tokens
+        kind = promise.priority, promise.size
+        self._sizes[kind] += tokens
+        if not self._sizes[kind]:
+            del self._sizes[kind]
+        if promise.firm:
+            self._firm_tokens += tokens
+
+
+def _due(promise: Promise) -> float:
+    return promise.due

@@ -10,14 +10,16 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+import traceback
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
 
-from reranker_serve.engine.job import Job, JobResult, Unit
+from reranker_serve.engine.admission import Admission, Promise
+from reranker_serve.engine.job import Job, Unit
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.engine.watchdog import Watchdog
 from reranker_serve.errors import BackendError, BackendLost, InferenceFailed, NotReady
@@ -28,6 +30,8 @@ logger = logging.getLogger(__name__)
 
 _STOPPING = "the server is shutting down"
 
+OnPass = Callable[[Sequence[EncodedItem]], Callable[[str | None], None]]
+
 
 def _ignore(tokens: int) -> None:
     return None
@@ -37,42 +41,63 @@ def _nothing() -> None:
     return None
 
 
+def _unseen(items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
+    return lambda failure: None
+
+
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """A forward pass that was begun at `start`; `result` waits for it."""
+    """A forward pass that was begun at `start`; `result` waits for it, and `seen` is told when it is over."""
 
     units: list[Unit]
     start: float
     result: Callable[[], FloatArray]
+    seen: Callable[[str | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """What is kept of an exception: as a whole it would keep the tensors of its pass in memory."""
+
+    kind: str
+    text: str
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        return cls(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
 
 
 class Engine:
-    """Runs a backend over everything submitted. Thread-safe.
+    """Runs a backend over everything submitted. Thread-safe; times are of `time.monotonic`.
 
     `on_batch(tokens)` is called after each forward pass, `on_queue(tokens)` whenever the
     number of waiting tokens changes, `on_death()` once, when nothing will be computed any more:
-    the model thread died, or one pass took `pass_timeout` seconds. All must be quick and may
-    come from any thread.
+    the model thread died, or one pass took `pass_timeout` seconds. `on_pass(items)` is called
+    before each pass, and what it returns after it, with the kind of its failure or None. All must
+    be quick and may come from any thread.
     """
 
     def __init__(
         self,
         backend: Backend,
-        scheduler: Scheduler,
+        admission: Admission,
         token_budget: int,
         on_batch: Callable[[int], None] = _ignore,
         on_queue: Callable[[int], None] = _ignore,
         on_death: Callable[[], None] = _nothing,
+        on_pass: OnPass = _unseen,
         pass_timeout: float = 300.0,
         width: int = 1,
     ) -> None:
         self._backend = backend
         self._device = backend if isinstance(backend, OverlappingBackend) else None
-        self._scheduler = scheduler
+        self._admission = admission
+        self._scheduler = Scheduler(admission.pace)
         self._budget = token_budget
         self._on_batch = on_batch
         self._on_queue = on_queue
         self._on_death = on_death
+        self._on_pass = on_pass
         self._pass_timeout = pass_timeout
         self._width = width
         self._changed = threading.Condition()
@@ -96,20 +121,42 @@ class Engine:
     def queued_tokens(self) -> int:
         return self._scheduler.queued_tokens
 
-    def submit(self, items: Sequence[EncodedItem], priority: int = 0) -> Future[JobResult]:
-        """Admit all items of a request or refuse them all; a lower `priority` is computed earlier.
+    @contextmanager
+    def admitted(self, promise: Promise, least: int) -> Iterator[Promise]:
+        """A request is let in, of about as many tokens as promised and `least` at least; it leaves at the end.
 
-        Cancelling the future drops whatever is not computed yet. Raises `Overloaded`,
-        `RequestTooLarge` or `NotReady`; a failure while computing is in the future.
+        Raises `Overloaded`, `RequestTooLarge`, `DeadlineExceeded` or `NotReady`.
         """
-        job = Job(items, time.perf_counter(), priority)
         with self._changed:
             self.check_open()
-            self._scheduler.admit(job)
+            self._admission.admit(promise, time.monotonic(), least)
+        try:
+            yield promise
+        finally:
+            with self._changed:
+                self._admission.forget(promise)
+
+    def submit(self, items: Sequence[EncodedItem], promise: Promise) -> Job:
+        """Queue all items of a request that is let in.
+
+        Cancelling the job's future drops whatever is not computed yet. Raises what `admitted` raises, if the items
+        are more than was promised for; a failure while computing is in the future.
+        """
+        now = time.monotonic()
+        job = Job(items, now, promise)
+        with self._changed:
+            self.check_open()
+            self._admission.correct(promise, job.waiting_tokens, now)
+            self._scheduler.add(job)
             self._on_queue(self._scheduler.queued_tokens)
             self._changed.notify()
         job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
-        return job.future
+        return job
+
+    def cut(self, job: Job) -> None:
+        """Resolve a job with what is computed of it by now."""
+        job.cut(time.monotonic(), self._width)
+        self._forget(job)
 
     def close(self, timeout: float | None = None) -> int:
         """Refuse new work, finish what was admitted within `timeout` seconds, and stop the thread.
@@ -138,11 +185,6 @@ class Engine:
             raise NotReady(self._death, retry_after=30)
         if self._closing:
             raise NotReady(_STOPPING, retry_after=5)
-
-    def check_room(self, tokens: int) -> None:
-        """Raise what `submit` would for a request of so many tokens, or more: before the work of finding out."""
-        with self._changed:
-            self._scheduler.check_room(tokens)
 
     def _forget(self, job: Job) -> None:
         with self._changed:
@@ -177,7 +219,7 @@ class Engine:
         """Wait for work, unless a pass is running; an empty list without one means: closed and drained, or given up."""
         with self._changed:
             self._batch = running.units if running else []
-            while not (batch := self._scheduler.next_batch(self._budget)):
+            while not (batch := self._next_batch()):
                 if running or self._closing or self._death is not None:
                     return []
                 self._changed.wait()
@@ -185,64 +227,105 @@ class Engine:
             self._on_queue(self._scheduler.queued_tokens)
             return batch
 
+    def _next_batch(self) -> list[Unit]:
+        now = time.monotonic()
+        return self._scheduler.next_batch(self._budget, now, self._admission.pressing(now))
+
     def _begin(self, batch: list[Unit]) -> _Pass | None:
         """Begin what is still wanted of a batch; None if that is nothing, or if it failed and was settled."""
-        units = [unit for unit in batch if not unit.job.settled]
-        if not units:
+        begun = self._attempt(batch)
+        if isinstance(begun, _Failure):
+            self._halve(batch, begun)
             return None
-        start = time.perf_counter()
-        for unit in units:
-            unit.job.started(start)
-        items = [unit.item for unit in units]
-        if self._device is None:
-            return _Pass(units, start, partial(self._backend.forward, items))
-        try:
-            with self._watchdog.watched():
-                return _Pass(units, start, self._device.begin(items))
-        except BackendLost:
-            raise
-        except Exception as error:  # whatever a model may raise concerns these items alone
-            self._split(units, error)
-            return None
+        return begun
 
     def _finish(self, begun: _Pass) -> None:
         """Deliver a pass. If it failed, halve it until exactly the items at fault fail."""
+        failure = self._deliver(begun)
+        if failure:
+            self._halve(begun.units, failure)
+
+    def _halve(self, batch: list[Unit], failure: _Failure) -> None:
+        waiting = self._halves(batch, failure)
+        while waiting:
+            half = waiting.pop()
+            begun = self._attempt(half)
+            again = self._deliver(begun) if isinstance(begun, _Pass) else begun
+            if again:
+                waiting += self._halves(half, again)
+
+    def _halves(self, batch: list[Unit], failure: _Failure) -> list[list[Unit]]:
+        """What to try when a batch failed, the last one first; nothing more if it was a single unit."""
+        if len(batch) == 1:
+            self._fail(batch[0].job, failure)
+            return []
+        middle = len(batch) // 2
+        return [batch[middle:], batch[:middle]]
+
+    def _attempt(self, batch: list[Unit]) -> _Pass | _Failure | None:
+        """Begin what is still wanted of a batch; None if that is nothing."""
+        units = [unit for unit in batch if not unit.job.settled]
+        if not units:
+            return None
+        start = time.monotonic()
+        for unit in units:
+            unit.job.started(start)
+        items = [unit.item for unit in units]
+        seen = self._on_pass(items)
+        if self._device is None:
+            return _Pass(units, start, partial(self._backend.forward, items), seen)
         try:
-            rows = self._rows(begun)
+            with self._watchdog.watched(self._patience(units)):
+                return _Pass(units, start, self._device.begin(items), seen)
         except BackendLost:
             raise
-        except Exception as error:
-            self._split(begun.units, error)
-            return
-        now = time.perf_counter()
+        except Exception as error:  # whatever a model may raise concerns these items alone
+            failure = _Failure.of(error)
+        seen(failure.kind)
+        return failure
+
+    def _deliver(self, begun: _Pass) -> _Failure | None:
+        rows = self._rows(begun)
+        if isinstance(rows, _Failure):
+            begun.seen(rows.kind)
+            return rows
+        begun.seen(None)
+        now = time.monotonic()
         # A pass that was begun while another ran did not begin to be computed until that was done.
-        self._account(count_tokens(unit.item for unit in begun.units), now - max(begun.start, self._last_done))
+        self._account(begun.units, now - max(begun.start, self._last_done))
         self._last_done = now
         for unit, row in zip(begun.units, rows, strict=True):
             unit.job.deliver(unit.position, row, now)
+        return None
 
-    def _rows(self, begun: _Pass) -> FloatArray:
-        with self._watchdog.watched():
-            rows = begun.result()
-        shape, expected = np.shape(rows), (len(begun.units), self._width)
-        if shape != expected:
-            raise BackendError(f"the backend returned numbers of shape {shape} where {expected} was due")
-        return rows
+    def _rows(self, begun: _Pass) -> FloatArray | _Failure:
+        expected = (len(begun.units), self._width)
+        try:
+            with self._watchdog.watched(self._patience(begun.units)):
+                rows = begun.result()
+            if np.shape(rows) != expected:
+                raise BackendError(f"the backend returned numbers of shape {np.shape(rows)} where {expected} was due")
+            return rows
+        except BackendLost:
+            raise
+        except Exception as error:  # as above
+            return _Failure.of(error)
 
-    def _split(self, batch: list[Unit], error: Exception) -> None:
-        if len(batch) > 1:
-            for half in (batch[: len(batch) // 2], batch[len(batch) // 2 :]):
-                if begun := self._begin(half):
-                    self._finish(begun)
-            return
-        job = batch[0].job
-        logger.error("inference failed: %s", error, exc_info=error)
+    def _fail(self, job: Job, failure: _Failure) -> None:
+        logger.error("inference failed: %s", failure.text)
         self._forget(job)
-        job.fail(InferenceFailed(f"the model failed on this request: {type(error).__name__}"))
+        job.fail(InferenceFailed(f"the model failed on this request: {failure.kind}"))
 
-    def _account(self, tokens: int, seconds: float) -> None:
+    def _patience(self, units: list[Unit]) -> float:
+        """How many times longer than a full pass this may take: attention of one long item grows with its square."""
+        return max(1.0, max(len(unit.item) for unit in units) / self._budget) ** 2
+
+    def _account(self, units: list[Unit], seconds: float) -> None:
+        tokens = count_tokens(unit.item for unit in units)
         with self._changed:
-            self._scheduler.completed(tokens, seconds)
+            self._admission.pace.learn(tokens, seconds)
+            for job in {unit.job for unit in units}:
+                self._admission.reduce(job.promise, job.waiting_tokens)
         self._on_batch(tokens)
 
     # --- the end, on whichever thread sees it ---

@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import math
 import threading
+from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import Future
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
+from reranker_serve.engine.admission import Promise
 from reranker_serve.types import EncodedItem, FloatArray, count_tokens
-
-# Priorities beyond are as good as this: the scheduler keeps a line for each that is in use.
-MOST_URGENT = 1000
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """`outputs` is [items, width] in the order submitted; times in seconds."""
+    """`outputs` is [items, width] in the order submitted, of which `computed`, [items], tells the rows that hold
+    numbers; times in seconds."""
 
     outputs: FloatArray
+    computed: NDArray[np.bool_]
     queue_seconds: float
     inference_seconds: float
 
@@ -39,24 +42,25 @@ class Unit:
 class Job:
     """The items of one request, which of them are still to be computed, and the promise.
 
-    Times are seconds of one monotonic clock. The longest items go first, so that a batch
-    holds items of like length and the last one is small.
+    Times are seconds of one monotonic clock. The longest items go first, so that a batch holds items of like length
+    and the last one is small; of a job whose promise is not firm the first ones, as callers send the best first. Items
+    that share a prefix stand together.
     """
 
-    def __init__(self, items: Sequence[EncodedItem], submitted_at: float, priority: int = 0) -> None:
+    def __init__(self, items: Sequence[EncodedItem], submitted_at: float, promise: Promise | None = None) -> None:
         if not items:
             raise ValueError("a job of no items would wait for ever")
         self.items = tuple(items)
-        self.priority = max(-MOST_URGENT, min(MOST_URGENT, priority))
         self.future: Future[JobResult] = Future()
         self.waiting_tokens = count_tokens(self.items)
-        # Every batch that holds an item of this job computes the shared prefix again.
-        self._prefix_tokens = self.waiting_tokens - sum(len(item) for item in self.items)
-        self._submitted_at = submitted_at
+        self.promise = promise or Promise(self.waiting_tokens, math.inf)
+        self.submitted_at = submitted_at
         self._started_at: float | None = None
-        # Popped from the end: shortest first in this list, longest first out of it.
-        self._waiting = sorted(range(len(self.items)), key=lambda i: (len(self.items[i]), -i))
+        self._waiting = _order(self.items, by_length=self.promise.firm)
+        # Waiting items of each prefix: its tokens are to be computed as long as there are any.
+        self._sharing = Counter(id(item.prefix) for item in self.items)
         self._outputs: FloatArray | None = None
+        self._computed = np.zeros(len(self.items), dtype=np.bool_)
         self._missing = len(self.items)
         self._settling = threading.Lock()
 
@@ -69,24 +73,30 @@ class Job:
     def has_waiting(self) -> bool:
         return bool(self._waiting)
 
-    def take(self, turn: int, room: float, prefix_there: bool) -> tuple[list[Unit], int]:
+    def take(self, turn: float, room: float, there: set[int]) -> tuple[list[Unit], int]:
         """Hand out waiting items up to `turn` tokens, and in any case one if it fits `room`.
 
-        `prefix_there` tells that the batch holds the job's prefix already. Returns the units
+        `there` has the identities of the prefixes that the batch holds, and gets those that come. Returns the units
         and the tokens they add to the batch.
         """
         units: list[Unit] = []
-        tokens = 0 if prefix_there else self._prefix_tokens
+        tokens = 0
         while self._waiting:
-            cost = len(self.items[self._waiting[-1]])
+            item = self.items[self._waiting[-1]]
+            cost = len(item) + (0 if item.prefix is None or id(item.prefix) in there else len(item.prefix))
             if tokens + cost > turn and (units or tokens + cost > room):
                 break
             units.append(Unit(self, self._waiting.pop()))
             tokens += cost
-        self.waiting_tokens -= sum(len(unit.item) for unit in units)
-        if not self._waiting:
-            self.waiting_tokens = 0
+            self._count_out(item)
+            there.add(id(item.prefix))
         return units, tokens
+
+    def _count_out(self, item: EncodedItem) -> None:
+        self.waiting_tokens -= len(item)
+        self._sharing[id(item.prefix)] -= 1
+        if item.prefix is not None and not self._sharing[id(item.prefix)]:
+            self.waiting_tokens -= len(item.prefix)
 
     def started(self, now: float) -> None:
         if self._started_at is None:
@@ -97,14 +107,18 @@ class Job:
         if self.settled:
             return
         if self._outputs is None:
-            self._outputs = np.empty((len(self.items), len(row)), dtype=np.float32)
+            self._outputs = np.zeros((len(self.items), len(row)), dtype=np.float32)
         self._outputs[position] = row
+        self._computed[position] = True
         self._missing -= 1
         if self._missing == 0:
-            assert self._started_at is not None
-            result = JobResult(self._outputs, self._started_at - self._submitted_at, now - self._started_at)
-            if self._settle():
-                self.future.set_result(result)
+            self._resolve(now)
+
+    def cut(self, now: float, width: int) -> None:
+        """Resolve the promise with what there is; rows of `width` numbers."""
+        if self._outputs is None:
+            self._outputs = np.zeros((len(self.items), width), dtype=np.float32)
+        self._resolve(now)
 
     def fail(self, error: Exception) -> bool:
         """Break the promise; False if it was kept, broken or cancelled before."""
@@ -113,7 +127,27 @@ class Job:
             self.future.set_exception(error)
         return settled
 
+    def _resolve(self, now: float) -> None:
+        assert self._outputs is not None
+        started = now if self._started_at is None else self._started_at
+        # What is delivered while this is read is not told, so that no row is told before it is whole.
+        computed = self._computed.copy()
+        result = JobResult(self._outputs, computed, started - self.submitted_at, now - started)
+        if self._settle():
+            self.future.set_result(result)
+
     def _settle(self) -> bool:
         """Whether the promise is the caller's to keep or break: the model thread, the watchdog and a shutdown race."""
         with self._settling:
             return not self.future.running() and not self.settled and self.future.set_running_or_notify_cancel()
+
+
+def _order(items: Sequence[EncodedItem], by_length: bool) -> list[int]:
+    """Positions in the order in which they are computed, the last one first: lists are popped from their end."""
+    groups: dict[int, int] = {}
+    for item in items:
+        groups.setdefault(id(item.prefix), len(groups))
+    return sorted(
+        range(len(items)),
+        key=lambda i: (-groups[id(items[i].prefix)], len(items[i]) if by_length else 0, -i),
+    )

@@ -1,145 +1,120 @@
 """Which items go into the next forward pass. Pure: no thread, no clock, no tensor.
 
-Requests take turns until the batch's token budget is full. Who is new goes first, in order of
-arrival, and may fill a whole batch; after that a turn hands out at most `turn_tokens` tokens of
-one request (at least one item), then the request goes to the back of the line. So a request of
-10 documents is done in the next batch or two whatever else waits, and a request alone gets
-whole batches.
+Whoever asks for little waits little: of two requests the one goes first that came earlier, counting for each ten times
+what is left of it to compute. So ten documents are done in the next batch or two whatever else waits; a request that
+was begun is finished before one like it, and none is begun, left, and given up when its time is over; and a large one
+is passed by others only for so long. Requests of a lower priority number go before all others.
 
-Requests of a lower priority number have their turns first. Every fourth turn goes to the request
-that has waited longest, whatever its priority and however many new ones come: none waits for ever.
+Where that would make a request late that can still be in time, those due by then go first, in the order of their due
+times (`Admission.pressing` tells). As every request is due at some time, none waits for ever.
 """
 
 from __future__ import annotations
 
+import heapq
 import math
-from collections import OrderedDict
+from itertools import count
 from typing import NamedTuple
 
 from reranker_serve.engine.job import Job, Unit
-from reranker_serve.errors import Overloaded, RequestTooLarge
+from reranker_serve.engine.pace import Pace
 
-_RATE_SMOOTHING = 0.2
-_LONGEST_RETRY_S = 600
-_FAIR_TURN = 4
+# Chosen with `benchmarks/scheduling.py`: at 5 the small ones wait twice as long under mixed load, and beyond 10
+# nothing is gained.
+_PATIENCE = 10
 
-
-class _Rank(NamedTuple):
-    """What is least goes first."""
-
-    priority: int
-    started: bool
+# Places out of date that are kept beside those in use: a request given up must not stay in memory.
+_MOST_OUTDATED = 64
 
 
 class _Place(NamedTuple):
-    rank: _Rank
-    since_turn: int
+    """What is least goes first; out of date when the job has left, or has less to do than `tokens`."""
+
+    priority: int
+    turn: float
+    arrival: int
+    tokens: int
+    job: Job
 
 
 class Scheduler:
     """The waiting line. Not thread-safe: the engine calls it under its lock."""
 
-    def __init__(self, max_queue_tokens: int, turn_tokens: int) -> None:
-        self._max_queue_tokens = max_queue_tokens
-        self._turn_tokens = turn_tokens
-        self._lines: dict[_Rank, OrderedDict[int, Job]] = {}
-        self._places: dict[int, _Place] = {}
-        self._turns = 0
-        self._tokens_per_second: float | None = None
+    def __init__(self, pace: Pace) -> None:
+        self._pace = pace
+        self._jobs: dict[int, Job] = {}
+        self._places: list[_Place] = []  # a heap
+        self._arrivals = count()
         self.queued_tokens = 0
 
-    def admit(self, job: Job) -> None:
-        """Take the whole job or refuse it, by its cost in tokens.
-
-        Raises `RequestTooLarge` if it can never fit, `Overloaded` if it does not fit now.
-        """
-        cost = job.waiting_tokens
-        self.check_room(cost)
-        self._line_up(job, _Rank(job.priority, started=False))
-        self.queued_tokens += cost
-
-    def check_room(self, cost: int) -> None:
-        """Raises what `admit` would for a job of `cost` tokens."""
-        limit = self._max_queue_tokens
-        if cost > limit:
-            raise RequestTooLarge(
-                f"the request has at least {cost} tokens, the queue holds at most {limit}:"
-                " send fewer documents at a time"
-            )
-        excess = self.queued_tokens + cost - limit
-        if excess > 0:
-            retry_after = self._seconds_to_drain(excess)
-            raise Overloaded(
-                f"the server is overloaded: {self.queued_tokens} of {limit} queue tokens are taken;"
-                f" retry in {retry_after} s",
-                retry_after,
-            )
+    def add(self, job: Job) -> None:
+        """Take an admitted job."""
+        self._jobs[id(job)] = job
+        self.queued_tokens += job.waiting_tokens
+        self._line_up(job, next(self._arrivals))
 
     def drop(self, job: Job) -> None:
         """Forget a job's waiting items (its caller went away or has an error); idempotent."""
-        if id(job) in self._places:
-            self._leave(job)
-            self.queued_tokens -= job.waiting_tokens
+        if self._jobs.pop(id(job), None) is None:
+            return
+        self.queued_tokens -= job.waiting_tokens
+        if len(self._places) > 2 * len(self._jobs) + _MOST_OUTDATED:
+            self._places = [place for place in self._places if id(place.job) in self._jobs]
+            heapq.heapify(self._places)
 
-    def next_batch(self, budget: int) -> list[Unit]:
-        """Up to `budget` tokens of work, in turns; one item may exceed it. Empty if idle."""
+    def next_batch(self, budget: float, now: float = 0.0, pressing: float = -math.inf) -> list[Unit]:
+        """Up to `budget` tokens of work; one item may exceed it. Empty if idle.
+
+        Jobs that are due at `pressing` or before go first.
+        """
         batch: list[Unit] = []
         there: set[int] = set()
-        room = budget
-        while self._lines:
-            job = self._next_in_turn()
-            rank, waiting = self._places[id(job)].rank, job.waiting_tokens
-            whole_turn = min(self._turn_tokens, budget) if rank.started else budget
-            units, tokens = job.take(min(whole_turn, room), room if batch else math.inf, id(job) in there)
+        urgent = self._due_by(pressing)
+        while budget > 0 and (job := urgent.pop() if urgent else self._first()):
+            waiting = job.waiting_tokens
+            if not job.promise.firm:
+                budget = min(budget, self._in_time(job.promise.due - now))
+            units, tokens = job.take(budget, budget if batch else math.inf, there)
             if not units:
                 break
             batch += units
-            there.add(id(job))
+            budget -= tokens
             self.queued_tokens -= waiting - job.waiting_tokens
-            self._turns += 1
             if not job.has_waiting:
-                self._leave(job)
-            # Who had less than a turn because the batch was full goes on with the next one.
-            elif room >= whole_turn:
-                self._leave(job)
-                self._line_up(job, _Rank(job.priority, started=True))
-            room -= tokens
+                del self._jobs[id(job)]
         return batch
-
-    def completed(self, tokens: int, seconds: float) -> None:
-        """Learn the drain rate from a finished batch."""
-        if seconds <= 0:
-            return
-        rate = tokens / seconds
-        known = self._tokens_per_second
-        self._tokens_per_second = rate if known is None else known + _RATE_SMOOTHING * (rate - known)
 
     def clear(self) -> list[Job]:
         """Empty the line and return the jobs that were in it."""
-        jobs = [job for line in self._lines.values() for job in line.values()]
-        self._lines.clear()
+        jobs = list(self._jobs.values())
+        self._jobs.clear()
         self._places.clear()
         self.queued_tokens = 0
         return jobs
 
-    def _next_in_turn(self) -> Job:
-        if self._turns % _FAIR_TURN == _FAIR_TURN - 1:
-            heads = (next(iter(line.values())) for line in self._lines.values())
-            return min(heads, key=lambda job: self._places[id(job)].since_turn)
-        return next(iter(self._lines[min(self._lines)].values()))
+    def _due_by(self, time: float) -> list[Job]:
+        """Jobs that are promised until then; the last one is due first."""
+        if time == -math.inf:
+            return []
+        due = [job for job in self._jobs.values() if job.promise.firm and job.promise.due <= time]
+        return sorted(due, key=lambda job: -job.promise.due)
 
-    def _line_up(self, job: Job, rank: _Rank) -> None:
-        self._lines.setdefault(rank, OrderedDict())[id(job)] = job
-        self._places[id(job)] = _Place(rank, self._turns)
+    def _in_time(self, left: float) -> float:
+        """Tokens of a pass for somebody who takes what there is when the time is over: the next one is to fit, too."""
+        tokens = self._pace.tokens(left / 2)
+        return math.inf if tokens is None else max(1.0, tokens)
 
-    def _leave(self, job: Job) -> None:
-        rank = self._places.pop(id(job)).rank
-        line = self._lines[rank]
-        del line[id(job)]
-        if not line:
-            del self._lines[rank]
+    def _first(self) -> Job | None:
+        while self._places:
+            place = self._places[0]
+            waits = id(place.job) in self._jobs
+            if waits and place.tokens == place.job.waiting_tokens:
+                return place.job
+            heapq.heappop(self._places)
+            if waits:
+                self._line_up(place.job, place.arrival)
+        return None
 
-    def _seconds_to_drain(self, tokens: int) -> int:
-        if not self._tokens_per_second:
-            return 1
-        return min(_LONGEST_RETRY_S, max(1, math.ceil(tokens / self._tokens_per_second)))
+    def _line_up(self, job: Job, arrival: int) -> None:
+        turn = job.submitted_at + _PATIENCE * self._pace.seconds(job.waiting_tokens)
+        heapq.heappush(self._places, _Place(job.promise.priority, turn, arrival, job.waiting_tokens, job))

@@ -18,6 +18,7 @@ class Watchdog:
         self._on_hang = on_hang
         self._passes = 0
         self._busy = False
+        self._patience = 1.0
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -28,8 +29,9 @@ class Watchdog:
         self._stopped.set()
 
     @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Around each pass, by the one thread that makes them."""
+    def watched(self, patience: float = 1.0) -> Iterator[None]:
+        """Around each pass, by the one thread that makes them; this one may take `patience` times the seconds."""
+        self._patience = patience
         self._passes += 1
         self._busy = True
         try:
@@ -42,6 +44,6 @@ class Watchdog:
         while not self._stopped.wait(self._seconds / _LOOKS):
             looks = looks + 1 if self._busy and self._passes == seen else 0
             seen = self._passes
-            if looks >= _LOOKS:
+            if looks >= _LOOKS * self._patience:
                 self._on_hang()
                 return

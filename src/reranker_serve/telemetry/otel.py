@@ -6,7 +6,7 @@ that whether it is kept follows from whether the request is.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib.metadata import entry_points
 
@@ -15,10 +15,10 @@ from opentelemetry.propagate import extract
 from opentelemetry.sdk.resources import SERVICE_NAME, Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, Span, SpanKind, StatusCode, Tracer
+from opentelemetry.trace import Link, Span, SpanKind, StatusCode
 
 from reranker_serve.telemetry.tracing import Tracing
-from reranker_serve.types import Backend, EncodedItem, FloatArray, count_tokens
+from reranker_serve.types import EncodedItem, count_tokens
 
 _NAME = "reranker-serve"
 _OTLP = {"http/protobuf": "otlp_proto_http", "grpc": "otlp_proto_grpc"}
@@ -78,51 +78,30 @@ class OpenTelemetry(Tracing):
                 self._waiting.pop(key, None)
             waiting.begin()
 
-    def traced(self, backend: Backend) -> Backend:
-        return _TracedBackend(backend, self._tracer, self._waiting)
-
-    def close(self) -> None:
-        self._provider.shutdown()
-
-
-class _TracedBackend:
-    """A backend, with a span for each forward pass that serves a request that is traced."""
-
-    def __init__(self, backend: Backend, tracer: Tracer, waiting: Mapping[int, _Waiting]) -> None:
-        self._backend = backend
-        self._tracer = tracer
-        self._waiting = waiting
-
-    @property
-    def device(self) -> str:
-        return self._backend.device
-
-    @property
-    def dtype(self) -> str:
-        return self._backend.dtype
-
-    @property
-    def attention(self) -> str:
-        return self._backend.attention
-
-    @property
-    def batch_token_cap(self) -> int | None:
-        return self._backend.batch_token_cap
-
-    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+    def forward(self, items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
         found = (self._waiting.get(id(item)) for item in items)
         served = list(dict.fromkeys(waiting for waiting in found if waiting is not None))
         if not served:
-            return self._backend.forward(items)
+            return super().forward(items)
         for waiting in served:
             waiting.begin()
-        with self._tracer.start_as_current_span(
+        # Not the current span: on a GPU the next pass begins before this one is over.
+        span = self._tracer.start_span(
             "forward",
             trace.set_span_in_context(served[0].request),
             links=[Link(waiting.request.get_span_context()) for waiting in served],
             attributes={"reranker.items": len(items), "reranker.tokens": count_tokens(items)},
-        ):
-            return self._backend.forward(items)
+        )
+
+        def over(failure: str | None) -> None:
+            if failure:
+                span.set_status(StatusCode.ERROR, failure)
+            span.end()
+
+        return over
+
+    def close(self) -> None:
+        self._provider.shutdown()
 
 
 def provider(exporters: str, protocol: str) -> TracerProvider:

@@ -38,5 +38,6 @@ def run_in_process(scorer: Scorer, settings: Settings, work: Callable[[Ask], Ans
 
 
 def in_order(result: RerankResult) -> list[float]:
-    """Scores in the order of the request's documents."""
-    return [ranked.score for ranked in sorted(result.ranking, key=lambda ranked: ranked.index)]
+    """Scores in the order of the request's documents, of a request that waited for all."""
+    ranking = sorted(result.ranking, key=lambda ranked: ranked.index)
+    return [ranked.score for ranked in ranking if ranked.score is not None]

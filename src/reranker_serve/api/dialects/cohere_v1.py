@@ -5,7 +5,7 @@ https://docs.cohere.com/v1/reference/rerank
 
 from __future__ import annotations
 
-from reranker_serve.api.dialects import Dialect
+from reranker_serve.api.dialect import Dialect
 from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, from_core, to_core
 

@@ -5,27 +5,8 @@ Documents come back unless the caller says otherwise; vLLM itself always returns
 
 from __future__ import annotations
 
-from reranker_serve.api.dialects import Call, Dialect
+from reranker_serve.api.dialect import Dialect, has_field
 from reranker_serve.api.superset import EchoingRequest, from_core, to_core
-
-_MARKS = frozenset(
-    {
-        "truncate_prompt_tokens",
-        "truncation_side",
-        "max_tokens_per_query",
-        "use_activation",
-        "activation",
-        "softmax",
-        "chat_template_kwargs",
-        "mm_processor_kwargs",
-        "cache_salt",
-    }
-)
-
-
-def recognises(call: Call) -> bool:
-    return call.documents and not call.keys.isdisjoint(_MARKS)
-
 
 DIALECT = Dialect(
     name="vllm",
@@ -35,6 +16,16 @@ DIALECT = Dialect(
     body=EchoingRequest,
     to_core=to_core,
     from_core=from_core,
-    recognises=recognises,
+    recognises=has_field(
+        "truncate_prompt_tokens",
+        "truncation_side",
+        "max_tokens_per_query",
+        "use_activation",
+        "activation",
+        "softmax",
+        "chat_template_kwargs",
+        "mm_processor_kwargs",
+        "cache_salt",
+    ),
     ignored=("user", "request_id", "mm_processor_kwargs", "cache_salt"),
 )

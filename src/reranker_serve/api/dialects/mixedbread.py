@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import Field
 
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import Documents, Query, document_texts
 from reranker_serve.api.errors import type_of
 from reranker_serve.api.options import Options, chunk_count, core_request

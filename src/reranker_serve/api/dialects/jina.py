@@ -6,16 +6,9 @@ asked for, as nothing in the body tells Jina's clients from Cohere's.
 
 from __future__ import annotations
 
-from reranker_serve.api.dialects import Call, Dialect
+from reranker_serve.api.dialect import Dialect, has_field
 from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import EchoingRequest, from_core, to_core
-
-_MARKS = frozenset({"max_doc_length", "max_query_length", "return_embeddings"})
-
-
-def recognises(call: Call) -> bool:
-    return call.documents and not call.keys.isdisjoint(_MARKS)
-
 
 DIALECT = Dialect(
     name="jina",
@@ -25,7 +18,7 @@ DIALECT = Dialect(
     body=EchoingRequest,
     to_core=to_core,
     from_core=from_core,
-    recognises=recognises,
+    recognises=has_field("max_doc_length", "max_query_length", "return_embeddings"),
     ignored=("return_embeddings",),
     error=plain_error,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import AliasChoices, Field
 
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import document_texts
 from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import document_texts
 from reranker_serve.api.errors import superset_error
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core

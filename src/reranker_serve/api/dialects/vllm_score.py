@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import AliasChoices, Field
 
-from reranker_serve.api.dialects import Dialect, Reply
+from reranker_serve.api.dialect import Dialect, Reply
 from reranker_serve.api.documents import Documents, document_texts
 from reranker_serve.api.options import Options, chunk_count
 from reranker_serve.api.pairs import score_request

@@ -5,16 +5,9 @@ Its client always sends `kwargs`, as JSON in a string.
 
 from __future__ import annotations
 
-from reranker_serve.api.dialects import Call, Dialect
+from reranker_serve.api.dialect import Dialect, has_field
 from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, from_core, to_core
-
-_MARKS = frozenset({"kwargs", "return_len"})
-
-
-def recognises(call: Call) -> bool:
-    return call.documents and not call.keys.isdisjoint(_MARKS)
-
 
 DIALECT = Dialect(
     name="xinference",
@@ -24,7 +17,7 @@ DIALECT = Dialect(
     body=SupersetRequest,
     to_core=to_core,
     from_core=from_core,
-    recognises=recognises,
+    recognises=has_field("kwargs", "return_len"),
     ignored=("return_len",),
     error=plain_error,
 )

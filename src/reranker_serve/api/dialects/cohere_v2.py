@@ -8,7 +8,7 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.errors import plain_error
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core
 from reranker_serve.types import RerankResult

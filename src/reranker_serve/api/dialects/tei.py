@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import Field
 
 from reranker_serve import errors
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
+from reranker_serve.api.dialects.hf import PATHS as HF_PATHS
 from reranker_serve.api.documents import Documents, Query, document_texts
-from reranker_serve.api.hf import PATHS as HF_PATHS
 from reranker_serve.api.options import Options, chunk_count, core_request
 from reranker_serve.types import RerankRequest, RerankResult
 

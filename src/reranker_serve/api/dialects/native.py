@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reranker_serve.api.dialects import Dialect, Reply
+from reranker_serve.api.dialect import Dialect, Reply
 from reranker_serve.api.superset import EchoingRequest, superset_reply, to_core
 from reranker_serve.types import RerankResult
 
@@ -33,4 +33,5 @@ DIALECT = Dialect(
     body=EchoingRequest,
     to_core=to_core,
     from_core=from_core,
+    shows_unscored=True,
 )

@@ -1,6 +1,6 @@
 """Pinecone's rerank API. https://docs.pinecone.io/reference/api/latest/inference/rerank
 
-Its client presents the key as `Api-Key`, and sends documents as objects.
+Its client presents the key as `Api-Key`, which other clients do as well, and always sends its version.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from reranker_serve.api.dialects import Call, Dialect, Reply
+from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import echo
 from reranker_serve.api.errors import type_of
 from reranker_serve.api.options import Truncate, chunk_count
@@ -32,10 +32,7 @@ class PineconeRequest(EchoingRequest):
 
 
 def recognises(call: Call) -> bool:
-    if "x-pinecone-api-version" in call.headers:
-        return True
-    bare = "api-key" in call.headers and "authorization" not in call.headers
-    return bare and call.path == "/rerank" and call.objects
+    return "x-pinecone-api-version" in call.headers
 
 
 def to_core(body: PineconeRequest) -> RerankRequest:

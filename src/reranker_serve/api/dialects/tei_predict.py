@@ -9,10 +9,10 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from reranker_serve.api.dialects import Dialect, Reply
+from reranker_serve.api.dialect import Dialect, Reply
+from reranker_serve.api.dialects.tei import error
 from reranker_serve.api.options import Options, chunk_count
 from reranker_serve.api.pairs import score_request
-from reranker_serve.api.tei import error
 from reranker_serve.errors import NoDocuments
 from reranker_serve.types import RerankResult, ScoreRequest
 
@@ -63,6 +63,7 @@ DIALECT = Dialect(
     from_core=from_core,
     list_field="inputs",
     alone=True,
+    shows_unscored=True,
     statuses="tei",
     error=error,
 )

@@ -1,0 +1,1 @@
+"""One file a dialect, and `table.py`, which has them all."""
