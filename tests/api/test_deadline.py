@@ -1,4 +1,4 @@
-"""`deadline_ms`: at that moment the documents that are scored come back, in every dialect, and never a made-up score."""
+"""`deadline_ms`: the documents that are scored by then come back, in every dialect, and never a made-up score."""
 
 from __future__ import annotations
 
