@@ -11,7 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from reranker_serve.backends import device as policy
-from reranker_serve.backends.imports import without_compiler
 from reranker_serve.errors import ModelError
 from reranker_serve.families.registry import build_family, choose_prompt, read_checkpoint
 from reranker_serve.settings import Settings
@@ -48,18 +47,17 @@ def load(settings: Settings) -> Scorer:
     checkpoint = read_checkpoint(files.folder)
     family = build_family(checkpoint, settings)
     os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
-    with _no_collections(), without_compiler():
+    with _no_collections():
         from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 
-    with without_compiler():
-        backend = torch_backend.load(
-            files.folder,
-            family.readout,
-            device=settings.device,
-            half_precision=settings.use_fp16,
-            threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
-            quantization=settings.quantization,
-        )
+    backend = torch_backend.load(
+        files.folder,
+        family.readout,
+        device=settings.device,
+        half_precision=settings.use_fp16,
+        threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
+        quantization=settings.quantization,
+    )
     return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
 
 
