@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reranker_serve.backends import device as policy
 from reranker_serve.errors import ModelError
-from reranker_serve.families.registry import build_family, choose_prompt, read_checkpoint
+from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.settings import Settings
 from reranker_serve.types import ModelInfo, Scorer
 
@@ -29,16 +29,6 @@ class ModelFiles:
 
     folder: Path
     revision: str
-
-
-def check(settings: Settings) -> None:
-    """Fetch the model if needed and read its files, without loading it. Raises `StartupError`.
-
-    For a supervisor: one download and one error line instead of one a worker.
-    """
-    checkpoint = read_checkpoint(locate(settings).folder)
-    if checkpoint.is_language_model:
-        choose_prompt(checkpoint, settings)
 
 
 def load(settings: Settings) -> Scorer:

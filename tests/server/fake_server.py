@@ -1,6 +1,6 @@
 """The real server over the fake scorer. SECONDS_PER_BATCH slows the model; BATCH_TOKENS caps a batch.
 
-Several workers need a model folder as their supervisor looks into it: RERANKER_MODEL_PATH.
+With FAULT_AT_START the model is loaded, and then cannot be served.
 
 The model fails in the way that a word of a text names: `faultraise`, `faultnan`, `faultshape`,
 `faultmemory`, `faultlost`, `faulthang`; beside `faultcrowd` there is memory for one item more.
@@ -21,6 +21,7 @@ from fastapi import FastAPI
 
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.errors import BackendLost, OutOfMemory, RerankerError
+from reranker_serve.process import SharedFlag
 from reranker_serve.server import serve, worker_application
 from reranker_serve.settings import load_settings
 from reranker_serve.telemetry.logs import configure_logging
@@ -51,6 +52,18 @@ class FaultyBackend(FakeBackend):
         return rows[:, 0] if _number("faultshape") in words else rows
 
 
+class UnservableBackend(FakeBackend):
+    """Has a bug that shows when the first server is built over it."""
+
+    @property
+    def batch_token_cap(self) -> int | None:
+        raise RuntimeError("no such thing as a cap")
+
+    @batch_token_cap.setter
+    def batch_token_cap(self, cap: int | None) -> None:
+        pass
+
+
 def _compute_for_ever() -> None:
     import torch
 
@@ -64,13 +77,15 @@ def _number(word: str) -> int:
 
 
 def scorer() -> Scorer:
+    if "FAULT_AT_START" in os.environ:
+        return fake_scorer(UnservableBackend())
     seconds = float(os.environ.get("SECONDS_PER_BATCH", "0"))
     cap = int(os.environ.get("BATCH_TOKENS", "4096"))
     return fake_scorer(FaultyBackend(before_forward=lambda _: time.sleep(seconds), batch_token_cap=cap))
 
 
-def worker() -> FastAPI:
-    return worker_application(scorer())
+def worker(others_serve: SharedFlag) -> FastAPI:
+    return worker_application(others_serve, scorer())
 
 
 if __name__ == "__main__":
@@ -78,6 +93,6 @@ if __name__ == "__main__":
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGUSR1, lambda *_: print(f"tasks={len(asyncio.all_tasks())}", file=sys.stderr, flush=True))
     try:
-        raise SystemExit(serve(settings, scorer=scorer(), worker="fake_server:worker"))
+        raise SystemExit(serve(settings, scorer=scorer(), worker=worker))
     except RerankerError as error:
         raise SystemExit(f"error: {error}") from None
