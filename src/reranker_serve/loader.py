@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reranker_serve.backends import cores
 from reranker_serve.backends import device as policy
 from reranker_serve.errors import ModelError
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.settings import Settings
 from reranker_serve.types import ModelInfo, Scorer
+
+logger = logging.getLogger(__name__)
 
 # Weights in safetensors, tokenizers and configurations; no pickles, no ONNX or OpenVINO copies.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -35,8 +39,10 @@ def load(settings: Settings) -> Scorer:
     """Load the configured model. Raises `StartupError` with one line that says what to do."""
     files = locate(settings)
     checkpoint = read_checkpoint(files.folder)
+    threads = _threads(settings)
+    wanted = {**policy.environment_before_torch(), "RAYON_NUM_THREADS": str(threads)}  # of tokenizers
+    os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
-    os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
     with _no_collections():
         from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 
@@ -45,10 +51,19 @@ def load(settings: Settings) -> Scorer:
         family.readout,
         device=settings.device,
         half_precision=settings.use_fp16,
-        threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
+        threads=threads,
         quantization=settings.quantization,
     )
     return Scorer(ModelInfo(settings.served_name, files.revision, checkpoint.architecture), family, backend)
+
+
+def _threads(settings: Settings) -> int:
+    openmp = os.environ.get("OMP_NUM_THREADS")
+    threads = cores.threads(settings.cpu_threads, openmp, cores.available_cores(), settings.workers)
+    if openmp:
+        decides = "RERANKER_CPU_THREADS, not" if settings.cpu_threads else "by"
+        logger.info("computing with %d thread(s), %s OMP_NUM_THREADS=%s", threads, decides, openmp)
+    return threads
 
 
 @contextmanager

@@ -44,22 +44,21 @@ def application() -> FastAPI:
         configure_logging(settings.log_level, settings.log_format)
         for warning in warnings:
             logger.warning("%s", warning)
-        if multiprocessing.parent_process() is None:
-            return create_app(settings, process=this_process())
-        settings = _one_of_uvicorns(settings)
-        return create_app(settings, process=this_process(load_first=settings.workers > 1))
+        if multiprocessing.parent_process() is not None:
+            return _application_of_a_child(settings)
+        return create_app(settings, process=this_process())
     except SettingsError as error:
         raise SystemExit(f"error: {error}") from None
 
 
-def _one_of_uvicorns(settings: Settings) -> Settings:
-    """With the number of workers that uvicorn runs beside this one, as cores and rates are divided among them."""
+def _application_of_a_child(settings: Settings) -> FastAPI:
+    """The cores and the rates of callers are divided among the workers that uvicorn runs, so how many are there?"""
     workers = uvicorns_workers(sys.argv, os.environ)
     if workers is not None:
-        return settings.model_copy(update={"workers": workers})
-    if "workers" not in settings.model_fields_set:
-        logger.warning("the number of workers cannot be told: set RERANKER_WORKERS to it, or each uses all cores")
-    return settings
+        settings = settings.model_copy(update={"workers": workers})
+    elif not {"workers", "cpu_threads"} & settings.model_fields_set:
+        logger.warning("how many workers there are cannot be seen: set RERANKER_WORKERS, or each uses all cores")
+    return create_app(settings, process=this_process(load_first=workers != 1))
 
 
 def reloaded_application() -> FastAPI:

@@ -12,6 +12,7 @@ import httpx
 import pytest
 
 from reranker_serve.demo import demo_folder
+from reranker_serve.workers import uvicorns_workers
 from tests.reliability.proc import needs_proc, workers
 from tests.server.processes import CLI, FAKE_SERVER, Server, metric, running
 
@@ -87,15 +88,46 @@ def test_workers_of_uvicorn_accept_nothing_before_they_are_loaded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    with running(tmp_path, UVICORN, model_path=str(demo_folder())) as server:
+    with running(tmp_path, UVICORN, model_path=str(demo_folder()), rate_limit="60000 requests") as server:
         deadline = time.monotonic() + 60
         while probe(server, "/live") is None:
             assert time.monotonic() < deadline, server.output
             time.sleep(0.02)
         until_ready(server, 2)
         assert server.output.count("ready: ") == 2
+        assert rerank(server).headers["x-ratelimit-limit-requests"] == "30000"  # who knows the workers, divides
         assert "died" not in server.output  # that a worker loads for longer than the health check waits is no reason
         server.terminate()
+
+
+@pytest.mark.parametrize(
+    ("command", "environ", "workers"),
+    [
+        ("/opt/venv/bin/uvicorn src.main:app --port 8000 --workers 8", {}, 8),
+        ("/opt/venv/bin/uvicorn --workers=3 src.main:app", {"WEB_CONCURRENCY": "5"}, 3),
+        ("/lib/uvicorn/__main__.py src.main:app", {"WEB_CONCURRENCY": "5"}, 5),
+        ("uvicorn src.main:app", {}, 1),
+        ("uvicorn src.main:app --reload --workers 4", {}, 1),
+        ("/home/me/serve.py --workers 4", {"WEB_CONCURRENCY": "5"}, None),
+        ("", {}, None),
+    ],
+)
+def test_the_number_of_workers_is_told_by_uvicorns_command(
+    command: str, environ: dict[str, str], workers: int | None
+) -> None:
+    assert uvicorns_workers(command.split(" "), environ) == workers
+
+
+def test_workers_of_a_program_of_ones_own_say_what_they_cannot_know(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'src'}")
+    program = tmp_path / "own.py"
+    program.write_text("import uvicorn\nif __name__ == '__main__':\n    uvicorn.run('src.main:app', workers=2)\n")
+    for settings, said in ({}, True), ({"workers": "2"}, False), ({"cpu_threads": "1"}, False):
+        with running(tmp_path, [sys.executable, str(program)], model_path="./nowhere", **settings) as server:
+            server.process.wait(30)
+            assert ("set RERANKER_WORKERS" in server.output) is said
 
 
 def test_workers_of_uvicorn_that_cannot_load_end_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
