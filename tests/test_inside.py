@@ -128,12 +128,12 @@ def test_a_supervisor_of_uvicorn_has_what_ours_builds_on() -> None:
 
     for name in ("init_processes", "keep_subprocess_alive", "run"):
         assert callable(getattr(Multiprocess, name, None)), f"workers.py overrides or calls Multiprocess.{name}"
-    for name in ("pid", "exitcode", "start", "wait_until_ready"):
+    for name in ("pid", "exitcode", "start", "join", "pong"):
         assert hasattr(Process, name), f"workers.py uses Process.{name}"
     kept = set(Multiprocess.__init__.__code__.co_names)
     assert {"config", "processes", "processes_num", "should_exit"} <= kept, "workers.py uses these of Multiprocess"
-    assert "process" in Process.__init__.__code__.co_names, "workers.py asks Process.process whether it lives"
-    assert "timeout_worker_healthcheck" in Multiprocess.restart_all.__code__.co_names, "server.py sets it for this"
+    assert {"process", "parent_conn"} <= set(Process.__init__.__code__.co_names), "workers.py asks these of Process"
+    assert "timeout_worker_healthcheck" in Multiprocess.restart_all.__code__.co_names, "workers.py sets it for this"
     assert "should_exit" in ChangeReload.__mro__[1].__init__.__code__.co_names, "server.py hands it to take_interrupts"
     assert {"workers", "reload"} <= {option.name for option in main.params}, "workers.py reads them of the command"
 

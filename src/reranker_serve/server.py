@@ -30,8 +30,8 @@ from reranker_serve.workers import supervise, take_interrupts, uvicorns_workers
 
 logger = logging.getLogger(__name__)
 
-# What a worker that replaces another on SIGHUP may take to load.
-_REPLACEMENT_READY_S = 1800
+# A worker that imports torch from a cold disk may give no sign of life for a while.
+_WORKER_HEALTHCHECK_S = 120
 
 
 def application() -> FastAPI:
@@ -124,7 +124,7 @@ def _config(settings: Settings, app: Any, **how: Any) -> ServerConfig:
         server_header=False,
         # The lifecycle has failed what was left by then; this is for callers who still send or do not read.
         timeout_graceful_shutdown=math.ceil(settings.drain_timeout) + LAST_REPLIES_S,
-        timeout_worker_healthcheck=_REPLACEMENT_READY_S,
+        timeout_worker_healthcheck=_WORKER_HEALTHCHECK_S,
         **how,
     )
 

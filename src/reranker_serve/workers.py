@@ -10,6 +10,7 @@ import signal
 import socket
 import tempfile
 import threading
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -26,6 +27,8 @@ from reranker_serve.telemetry.metrics import MULTIPROCESS_DIR
 
 logger = logging.getLogger(__name__)
 
+_REPLACEMENT_READY_S = 1800
+
 
 class Supervisor(Multiprocess):
     """Starts one worker, and the others when that one serves.
@@ -37,25 +40,52 @@ class Supervisor(Multiprocess):
     def __init__(self, config: uvicorn.Config, sock: socket.socket, serving: SharedFlag) -> None:
         super().__init__(config, sockets=[sock])
         self._serving = serving
+        self._asked: dict[Process, float] = {}
 
     def init_processes(self) -> None:
         self._start_worker()
 
     def keep_subprocess_alive(self) -> None:
-        """Start those that are missing. None is asked for a sign of life: who loads may not give one for minutes."""
         if self.failed:
             self.should_exit.set()
             return
-        for process in [process for process in self.processes if not process.process.is_alive()]:
-            logger.error("worker %d ended with status %s; another one takes its place", process.pid, process.exitcode)
-            self.processes.remove(process)
+        for process in list(self.processes):
+            if process.process.is_alive() and self._hangs(process):
+                process.process.kill()
+                process.join()
+            if not process.process.is_alive():
+                logger.error("worker %d ended with status %s; another takes its place", process.pid, process.exitcode)
+                self.processes.remove(process)
+                self._asked.pop(process, None)
         while len(self.processes) < (self.processes_num if self._serving.is_set() else 1):
             self._start_worker()
+
+    def restart_all(self) -> None:
+        usual = self.config.timeout_worker_healthcheck
+        self.config.timeout_worker_healthcheck = _REPLACEMENT_READY_S  # which uvicorn takes for starting, too
+        try:
+            super().restart_all()
+        finally:
+            self.config.timeout_worker_healthcheck = usual
 
     @property
     def failed(self) -> bool:
         """Whether a worker found that the server cannot start; it has said why."""
         return any(process.exitcode == STARTUP_FAILURE for process in self.processes)
+
+    def _hangs(self, process: Process) -> bool:
+        """Whether it has long been asked for a sign of life, which a thread of its own gives, also while it loads.
+
+        The answer is not waited for, as uvicorn does: a worker that dies before it answers would stop all else.
+        """
+        now = time.monotonic()
+        if process not in self._asked:
+            process.parent_conn.send(b"ping")
+            self._asked[process] = now
+        elif process.parent_conn.poll():
+            process.parent_conn.recv()
+            del self._asked[process]
+        return now - self._asked.get(process, now) > self.config.timeout_worker_healthcheck
 
     def _start_worker(self) -> None:
         process = Process(self.config, self.sockets)

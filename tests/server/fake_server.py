@@ -5,6 +5,7 @@ With FAULT_AT_START the model is loaded, and then cannot be served.
 The model fails in the way that a word of a text names: `faultraise`, `faultnan`, `faultshape`,
 `faultmemory`, `faultlost`, `faulthang`; beside `faultcrowd` there is memory for one item more.
 With `faultnative` it computes for ever, in and out of native code as a real one does.
+PATIENCE_S is how long a supervisor waits for a worker's sign of life.
 SIGUSR1 prints the number of asyncio tasks to the log.
 """
 
@@ -19,6 +20,7 @@ from zlib import crc32
 import numpy as np
 from fastapi import FastAPI
 
+from reranker_serve import server
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.errors import BackendLost, OutOfMemory, RerankerError
 from reranker_serve.process import SharedFlag
@@ -89,6 +91,7 @@ def worker(others_serve: SharedFlag) -> FastAPI:
 
 
 if __name__ == "__main__":
+    server._WORKER_HEALTHCHECK_S = int(os.environ.get("PATIENCE_S", "120"))
     settings, _ = load_settings()
     configure_logging(settings.log_level, settings.log_format)
     signal.signal(signal.SIGUSR1, lambda *_: print(f"tasks={len(asyncio.all_tasks())}", file=sys.stderr, flush=True))

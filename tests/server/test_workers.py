@@ -187,4 +187,19 @@ def test_a_worker_that_dies_while_it_is_looked_after_is_replaced(tmp_path: Path)
             os.kill(victim, signal.SIGKILL)
             while victim in workers(server):
                 time.sleep(0.01)
-        assert "ended with status -9; another one takes its place" in server.output
+        assert "ended with status -9; another takes its place" in server.output
+
+
+@needs_proc
+def test_a_worker_that_gives_no_sign_of_life_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATIENCE_S", "2")
+    with running(tmp_path, FAKE_SERVER, workers="2") as server:
+        server.wait_ready()
+        until_ready(server, 2)
+        hanging = min(workers(server))
+        os.kill(hanging, signal.SIGSTOP)
+        deadline = time.monotonic() + 15
+        while hanging in workers(server) or len(workers(server)) < 2:
+            assert time.monotonic() < deadline, server.output
+            time.sleep(0.05)
+        assert server.output.count("another takes its place") == 1  # nobody else was thought to hang
