@@ -1,8 +1,7 @@
-import os
+from reranker_serve.telemetry.folder import forget_foreign_folder
 
-# As `reranker-serve` does: another program's folder of metrics may be gone, or hold its counts.
-os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
+forget_foreign_folder()
 
-from reranker_serve.server import application
+from reranker_serve.server import application  # noqa: E402
 
 app = application()

@@ -106,6 +106,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "server.py",
         "workers.py",
         "cli.py",
+        "telemetry/folder.py",
         "telemetry/metrics.py",
         "telemetry/tracing.py",
     }

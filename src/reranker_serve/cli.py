@@ -22,6 +22,7 @@ from reranker_serve.errors import RerankerError, SettingsError
 from reranker_serve.keys import HASHED, hash_key
 from reranker_serve.ready import local_url
 from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
+from reranker_serve.telemetry.folder import forget_foreign_folder
 from reranker_serve.telemetry.logs import configure_logging
 
 _KEY_BYTES = 32
@@ -32,10 +33,9 @@ logger = logging.getLogger("reranker_serve")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors are one line on standard error."""
-    # The library of metrics reads it when imported; another program's folder may be gone, or hold its counts.
-    os.environ.pop("PROMETHEUS_MULTIPROC_DIR", None)
-    parsed = _parser().parse_args(arguments)
+    forget_foreign_folder()
     try:
+        parsed = _parser().parse_args(arguments)
         status: int = parsed.run(parsed)
     except RerankerError as error:
         print(f"error: {error}", file=sys.stderr)

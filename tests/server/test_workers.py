@@ -163,7 +163,8 @@ def test_under_uvicorn_a_folder_for_metrics_that_is_not_there_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
-    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path / "nowhere"))
+    for name in ("PROMETHEUS_MULTIPROC_DIR", "prometheus_multiproc_dir"):
+        monkeypatch.setenv(name, str(tmp_path / "nowhere"))
     with running(tmp_path, UVICORN[:-4], model_path=str(demo_folder())) as server:
         server.wait_ready()
         assert metric(server.url, "reranker_queue_tokens") == 0
