@@ -61,8 +61,8 @@ def _threads(settings: Settings) -> int:
     openmp = os.environ.get("OMP_NUM_THREADS")
     threads = cores.threads(settings.cpu_threads, openmp, cores.available_cores(), settings.workers)
     if openmp:
-        decides = "RERANKER_CPU_THREADS, not" if settings.cpu_threads else "by"
-        logger.info("computing with %d thread(s), %s OMP_NUM_THREADS=%s", threads, decides, openmp)
+        heard = "ignored" if settings.cpu_threads or not cores.openmp_threads(openmp) else "honoured"
+        logger.info("computing with %d thread(s): OMP_NUM_THREADS=%s is %s", threads, openmp, heard)
     return threads
 
 

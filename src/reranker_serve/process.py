@@ -29,7 +29,7 @@ _INTERRUPTED = 130
 
 
 class SharedFlag:
-    """Set once for all processes that have it: a byte in a pipe that nobody reads, so nobody can die holding it."""
+    """Set once for all processes that have it: a message in a pipe that nobody takes out; no lock to die with."""
 
     def __init__(self) -> None:
         self._reader, self._writer = multiprocessing.Pipe(duplex=False)

@@ -76,7 +76,7 @@ class Supervisor(Multiprocess):
     def _hangs(self, process: Process) -> bool:
         """Whether it has long been asked for a sign of life, which a thread of its own gives, also while it loads.
 
-        The answer is not waited for, as uvicorn does: a worker that dies before it answers would stop all else.
+        uvicorn waits for the answer: one that dies before it answers keeps its supervisor from all else for as long.
         """
         now = time.monotonic()
         if process not in self._asked:
