@@ -42,7 +42,7 @@ VOLUME /models
 EXPOSE 8000
 # A first start may download gigabytes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=600s --retries=3 \
-    CMD ["python", "-c", "import os, urllib.request; urllib.request.urlopen('http://127.0.0.1:' + os.environ.get('RERANKER_PORT', '8000') + '/ready', timeout=4)"]
+    CMD ["python", "-m", "reranker_serve.ready"]
 ENTRYPOINT ["reranker-serve"]
 CMD ["serve"]
 

@@ -1,18 +1,19 @@
 """What admission and order are worth under load: the server's own scheduler on a virtual clock, without a model.
 
-    python -m benchmarks.scheduling [--seconds 300] [--json FILE] [--markdown FILE]
+    python -m benchmarks.scheduling [--seconds 600] [--size 50] [--json FILE]
 
 Requests come at random (Poisson) at 0.9 to 5 times what the model can compute, each to be answered within a time of its
 own. A forward pass takes what it would on two CPU cores with a model of MiniLM's size, give or take a fifth. Each row
 is computed for the present policy and for the one before it: requests take turns, new ones first, and come in as long
-as there are fewer than 2,000,000 tokens. Goodput counts the tokens of requests that were answered in time, over what
-the model could compute.
+as there are fewer than 2,000,000 tokens. Goodput counts the tokens of requests that were answered in time, `wasted` the
+tokens computed for others, `offered` those that came, all over what the model could compute in the same time.
 """
 
 from __future__ import annotations
 
 import argparse
 import heapq
+import itertools
 import json
 import math
 import random
@@ -177,6 +178,7 @@ class Clock:
     policy: Policy
     noise: random.Random
     now: float = 0.0
+    computed: int = 0
     _waiting: dict[Job, Request] = field(default_factory=dict)
     _dues: list[tuple[float, int, Job]] = field(default_factory=list)
 
@@ -219,6 +221,7 @@ class Clock:
         tokens = sum(len(unit.item) for unit in batch)
         seconds = (SECONDS_PER_PASS + tokens / TOKENS_PER_SECOND) * self.noise.lognormvariate(0, NOISE)
         self.now += seconds
+        self.computed += tokens
         row = np.zeros(1, dtype=np.float32)
         for unit in batch:
             unit.job.started(self.now)
@@ -255,19 +258,33 @@ def capacity() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """Of what came: goodput, seconds of the answered, and shares of requests."""
+    """Goodput, waste and offer as shares of capacity; seconds of the answered; shares of requests."""
 
     policy: str
     load: float
     size: str
     timeout: float
+    offered: float
     goodput: float
+    wasted: float
     p50: float
     p95: float
     p99: float
     refused: float
     late: float
-    offered: float
+
+    def __str__(self) -> str:
+        shares = f"{self.offered:.2f} | {self.goodput:.3f} | {self.wasted:.3f}"
+        seconds = f"{self.p50:.2f} | {self.p95:.2f} | {self.p99:.2f}"
+        return (
+            f"| {self.size} | {self.timeout:g} s | {self.load:g} | {self.policy} | {shares} | {seconds}"
+            f" | {self.refused:.3f} | {self.late:.3f} |"
+        )
+
+
+HEAD = """\
+| documents | within | load | policy | offered | goodput | wasted | p50 s | p95 s | p99 s | refused | late |
+|---|---|---|---|---|---|---|---|---|---|---|---|"""
 
 
 def measure(policy: str, load: float, size: str, timeout: float, seconds: float, seed: int = 1) -> Row:
@@ -276,20 +293,20 @@ def measure(policy: str, load: float, size: str, timeout: float, seconds: float,
     seen = clock.run(poisson(load, SIZES[size][0], timeout, dice), seconds)
     answered = [request for request in seen if request.finished is not None]
     times = sorted(request.finished - request.arrived for request in answered if request.finished is not None)
-    good = sum(request.tokens for request in answered) / capacity() / max(seconds, clock.now)
-    offered = sum(request.tokens for request in seen) / capacity() / seconds
     refused = sum(request.refused for request in seen) / len(seen)
-    late = 1 - refused - len(answered) / len(seen)
+    could = capacity() * max(seconds, clock.now)
+    good = sum(request.tokens for request in answered)
     return Row(
         policy,
         load,
         size,
         timeout,
-        good,
+        sum(request.tokens for request in seen) / capacity() / seconds,
+        good / could,
+        (clock.computed - good) / could,
         *(_percentile(times, share) for share in (0.5, 0.95, 0.99)),
         refused,
-        late,
-        offered,
+        max(0.0, 1 - refused - len(answered) / len(seen)),
     )
 
 
@@ -302,50 +319,40 @@ def ten_beside_a_thousand(policy: str, requests: int = 300, seed: int = 1) -> fl
 
     def median(beside: bool) -> float:
         dice = random.Random(seed)
-        clock = Clock(POLICIES[policy](), random.Random(seed + 1))
-        every = 1.0
 
         def coming() -> Iterator[Request]:
             now = 0.0
             while True:
-                now += every * dice.uniform(0.5, 1.5)
+                now += dice.uniform(0.5, 1.5)
                 if beside and int(now) % 20 == 0:
                     yield make(1000, now, 300, dice)
                 yield make(10, now, 300, dice)
 
-        seen = clock.run(coming(), requests * every)
-        times = sorted(r.finished - r.arrived for r in seen if r.documents == 10 and r.finished is not None)
-        return _percentile(times, 0.5)
+        seen = Clock(POLICIES[policy](), random.Random(seed + 1)).run(coming(), requests)
+        times = [one.finished - one.arrived for one in seen if one.documents == 10 and one.finished is not None]
+        return _percentile(sorted(times), 0.5)
 
     return median(True) / median(False)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=300.0, help="virtual seconds of each row")
+    parser.add_argument("--seconds", type=float, default=600.0, help="virtual seconds of each row")
     parser.add_argument("--size", choices=SIZES, help="only this row's kind")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()
-    rows = []
-    print(
-        f"{'':9}{'load':>5}{'docs':>7}{'within':>8}{'goodput':>9}{'p50':>8}{'p95':>8}{'p99':>8}{'refused':>9}{'late':>7}"
-    )
+    rows: list[Row] = []
+    print(HEAD)
     for size in [arguments.size] if arguments.size else SIZES:
-        for timeout in SIZES[size][1]:
-            for load in LOADS:
-                for policy in POLICIES:
-                    row = measure(policy, load, size, timeout, max(arguments.seconds, 10 * timeout))
-                    rows.append(asdict(row))
-                    print(
-                        f"{policy:9}{load:5}{size:>7}{timeout:7.0f}s{row.goodput:9.3f}/{row.offered:5.2f}{row.p50:8.2f}{row.p95:8.2f}"
-                        f"{row.p99:8.2f}{row.refused:9.3f}{row.late:7.3f}",
-                        flush=True,
-                    )
+        for timeout, load, policy in itertools.product(SIZES[size][1], LOADS, POLICIES):
+            rows.append(measure(policy, load, size, timeout, max(arguments.seconds, 10 * timeout)))
+            print(rows[-1], flush=True)
     beside = {policy: ten_beside_a_thousand(policy) for policy in POLICIES}
-    for policy, times in beside.items():
-        print(f"{policy}: ten documents beside a thousand take {times:.2f} times as long as alone")
+    print("\nTen documents beside a thousand take", end="")
+    print(", ".join(f" {times:.2f} ({policy})" for policy, times in beside.items()), "times as long as alone.")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"rows": rows, "ten_beside_a_thousand": beside}, indent=1) + "\n")
+        found = {"rows": [asdict(row) for row in rows], "ten_beside_a_thousand": beside}
+        arguments.json.write_text(json.dumps(found, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -28,8 +28,10 @@ LAYERS = [
     ["api"],
     ["app"],
     ["connections", "replies", "upgrades"],
+    ["process"],
+    ["workers"],
     ["server"],
-    ["daemon", "demo", "tools"],
+    ["ready", "daemon", "demo", "tools"],
     ["cli"],
     ["__main__"],
 ]
@@ -96,7 +98,6 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
     knowing = {str(path.relative_to(PACKAGE)) for path in MODULES if {n.split(".")[0] for n in imports(path)} & HEAVY}
     assert knowing == {
         "backends/architectures.py",
-        "backends/imports.py",
         "backends/layout.py",
         "backends/int8.py",
         "backends/linear.py",
@@ -117,7 +118,9 @@ def test_only_the_settings_read_the_environment() -> None:
         "settings.py",
         "loader.py",
         "server.py",
+        "workers.py",
         "cli.py",
+        "telemetry/folder.py",
         "telemetry/metrics.py",
         "telemetry/setup.py",
     }

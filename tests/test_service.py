@@ -10,10 +10,17 @@ import numpy as np
 import pytest
 
 from reranker_serve.backends.fake import FakeBackend, FakeFamily, fake_scorer
-from reranker_serve.errors import DeadlineExceeded, InferenceFailed, InvalidRequest, Overloaded, UnknownModel
+from reranker_serve.errors import (
+    DeadlineExceeded,
+    InferenceFailed,
+    InvalidRequest,
+    Overloaded,
+    RequestTooLarge,
+    UnknownModel,
+)
 from reranker_serve.service import Reranker
 from reranker_serve.telemetry.metrics import Metrics
-from reranker_serve.types import Encoded, EncodedItem, FloatArray, RerankRequest
+from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, RerankRequest, ScoreRequest
 from tests.conftest import Gate, fake_settings
 
 QUERY = "blue whale"
@@ -180,4 +187,101 @@ async def test_what_cannot_be_admitted_is_refused_before_it_is_tokenized(gate: G
         assert len((await first).ranking) + len((await second).ranking) == 20
     finally:
         gate.open()
+        await asyncio.to_thread(reranker.close)
+
+
+def pairs(count: int) -> ScoreRequest:
+    """As many queries, of one document each."""
+    requests = tuple(ask(query=f"whale {number}", documents=(f"blue {number}",)) for number in range(count))
+    return ScoreRequest(requests, tuple((number,) for number in range(count)))
+
+
+async def test_pairs_of_many_queries_are_one_job(gate: Gate) -> None:
+    family = CountingFamily()
+    scorer = dataclasses.replace(fake_scorer(FakeBackend(gate, batch_token_cap=50)), family=family)
+    reranker = Reranker(scorer, fake_settings(cache_entries="0"), Metrics())
+    try:
+        first = asyncio.create_task(reranker.rerank(ask()))
+        await gate.entered()
+        many = asyncio.create_task(reranker.score(pairs(3000)))
+        while not reranker.engine.queued_tokens:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        few = asyncio.create_task(reranker.rerank(ask(documents=tuple(f"whale {i}" for i in range(10)))))
+        while len(family.calls) < 3002:  # noqa: ASYNC110
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)
+        gate.open()
+        await few
+        assert not many.done()
+        result = await many
+        await first
+    finally:
+        gate.open()
+        await asyncio.to_thread(reranker.close)
+    assert [ranked.index for ranked in result.ranking] == list(range(3000))
+    # Each has its number in common with its document, and nothing else.
+    assert {ranked.score for ranked in result.ranking} == {0.5}
+    assert result.usage.prompt_tokens == 3000 * 5
+
+
+async def test_pairs_that_can_never_fit_the_queue_together_are_too_large_for_good() -> None:
+    async with serving(max_queue_tokens="1000", cache_entries="0") as reranker:
+        with pytest.raises(RequestTooLarge):
+            await reranker.score(pairs(300))
+        assert len((await reranker.score(pairs(200))).ranking) == 200
+
+
+async def test_pairs_are_given_up_as_one(gate: Gate) -> None:
+    backend = FakeBackend(gate, batch_token_cap=50)
+    async with serving(backend, cache_entries="0") as reranker:
+        task = asyncio.create_task(reranker.score(pairs(300)))
+        await gate.entered()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        assert reranker.engine.queued_tokens == 0
+        gate.open()
+        await reranker.rerank(ask())
+    assert backend.computed <= 10 + 5
+
+
+async def test_pairs_are_known_the_next_time() -> None:
+    backend = FakeBackend()
+    async with serving(backend) as reranker:
+        first = await reranker.score(pairs(20))
+        again = await reranker.score(pairs(25))
+    assert backend.computed == 25
+    assert again.ranking[:20] == first.ranking
+
+
+async def test_what_cannot_be_met_is_refused_before_it_is_tokenized() -> None:
+    """By the speed of the warm-up pass, and the tokens that so many characters may make."""
+    family = CountingFamily()
+    scorer = dataclasses.replace(fake_scorer(), family=family, warm_up=(1000, 10.0))
+    reranker = Reranker(scorer, fake_settings(), Metrics())
+    try:
+        family.calls.clear()
+        with pytest.raises(DeadlineExceeded, match="send fewer documents"):
+            await reranker.rerank(ask(documents=tuple(f"whale {i} " * 100 for i in range(100)), timeout=0.5))
+        assert family.calls == []
+        await reranker.rerank(ask(timeout=0.5))
+    finally:
+        await asyncio.to_thread(reranker.close)
+
+
+async def test_a_document_of_endless_chunks_is_cut_into_no_more_than_the_queue_holds() -> None:
+    cuts: list[int] = []
+
+    class Noting(FakeFamily):
+        def encode(self, *arguments: Any, **options: Any) -> Encoded:
+            cuts.append(options.get("cut", WHOLE).chunks)
+            return super().encode(*arguments, **options)
+
+    scorer = dataclasses.replace(fake_scorer(), family=Noting())
+    reranker = Reranker(scorer, fake_settings(max_queue_tokens="5120"), Metrics())
+    try:
+        endless = ask(documents=("whale " * 100_000,), cut=Cut(chunks=1_000_000))
+        with pytest.raises(RequestTooLarge):
+            await reranker.rerank(endless)
+        assert max(cuts) == 12  # of 512 tokens: more than 5,120 in all
+    finally:
         await asyncio.to_thread(reranker.close)

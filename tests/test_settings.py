@@ -72,6 +72,7 @@ MALFORMED = [
     ("MAX_BODY_BYTES", "1000", "1024"),
     ("MAX_BUFFERED_BYTES", "33554431", "should be at least RERANKER_MAX_BODY_BYTES"),
     ("MAX_QUEUE_TOKENS", "-5", "greater"),
+    ("MAX_QUEUE_SECONDS", "0", "greater than 0"),
     ("CACHE_ENTRIES", "-1", "greater"),
     ("PORT", "80\n81", "integer"),
     ("RATE_LIMIT", "600", "should be like '600 requests"),

@@ -20,15 +20,10 @@ from pathlib import Path
 from reranker_serve import __version__
 from reranker_serve.errors import RerankerError, SettingsError
 from reranker_serve.keys import HASHED, hash_key
+from reranker_serve.ready import local_url
 from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
+from reranker_serve.telemetry.folder import forget_foreign_folder
 from reranker_serve.telemetry.logs import configure_logging
-from reranker_serve.tools import evaluate, verify
-from reranker_serve.tools.bench import command as bench
-
-_TOOLS = (
-    ("evaluate", evaluate, "measure ranking quality on a judged collection"),
-    ("verify", verify, "compare the model's scores with the published ones"),
-)
 
 _KEY_BYTES = 32
 _SHORT_KEY = 20
@@ -38,8 +33,9 @@ logger = logging.getLogger("reranker_serve")
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command; returns the exit status. Errors are one line on standard error."""
-    parsed = _parser().parse_args(arguments)
+    forget_foreign_folder()
     try:
+        parsed = _parser().parse_args(arguments)
         status: int = parsed.run(parsed)
     except RerankerError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -72,7 +68,24 @@ def _parser() -> argparse.ArgumentParser:
     _add_settings(daemon)
     daemon.set_defaults(run=_daemon)
 
-    for name, tool, purpose in _TOOLS:
+    _add_tools(commands)
+
+    hashing = commands.add_parser("hash-key", help="print the hash of a key, read from standard input")
+    hashing.set_defaults(run=_hash_key)
+
+    settings = commands.add_parser("settings", help="print the table of settings")
+    settings.set_defaults(run=_settings)
+    return parser
+
+
+def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    from reranker_serve.tools import evaluate, verify
+    from reranker_serve.tools.bench import command as bench
+
+    for name, tool, purpose in (
+        ("evaluate", evaluate, "measure ranking quality on a judged collection"),
+        ("verify", verify, "compare the model's scores with the published ones"),
+    ):
         command = commands.add_parser(name, help=purpose)
         _add_settings(command)
         tool.add_arguments(command)
@@ -81,13 +94,6 @@ def _parser() -> argparse.ArgumentParser:
     load = commands.add_parser("bench", help="measure a running rerank server under load")
     bench.add_arguments(load)
     load.set_defaults(run=bench.run)
-
-    hashing = commands.add_parser("hash-key", help="print the hash of a key, read from standard input")
-    hashing.set_defaults(run=_hash_key)
-
-    settings = commands.add_parser("settings", help="print the table of settings")
-    settings.set_defaults(run=_settings)
-    return parser
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -130,8 +136,9 @@ def _serve(parsed: argparse.Namespace) -> int:
 
 
 def _print_welcome(settings: Settings) -> None:
-    host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)
-    url = f"http://{host}:{settings.port}"
+    url = local_url(settings)
+    # Of a certificate curl trusts the names it is made out to, and this address is none of them.
+    curl = "curl -sk" if settings.tls_certfile else "curl -s"
     key = ' -H "Authorization: Bearer YOUR_KEY"' if settings.needs_key else ""
     body = (
         '{"query": "How do plants make food?", "documents": ["The stock market fell on Monday.",'
@@ -141,7 +148,7 @@ def _print_welcome(settings: Settings) -> None:
         f"reranker-serve {__version__}, loading {settings.served_name}\n"
         f"  API   {url}/rerank   (Cohere: /v1/rerank, /v2/rerank; Jina: /api/v1/rerank)\n"
         f"  docs  {url}/docs\n"
-        f"  try   curl -s {url}/rerank{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
+        f"  try   {curl} {url}/rerank{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
         flush=True,
     )
 

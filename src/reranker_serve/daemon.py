@@ -12,13 +12,13 @@ import signal
 import subprocess
 import sys
 import time
-import urllib.request
 from collections import deque
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import IO
 
 from reranker_serve.errors import StartupError
+from reranker_serve.ready import is_ready, local_url
 from reranker_serve.settings import Settings
 
 NOT_RUNNING = 3  # the exit status of `status` that init scripts agree on
@@ -67,7 +67,7 @@ class Daemon:
         """Start `serve` with `arguments` and wait until it answers."""
         running = self.pid()
         if running is not None:
-            print(f"already running (pid {running}) on {self._url()}")
+            print(f"already running (pid {running}) on {local_url(self._settings)}")
             return 0
         if self.pid_file.exists():
             print("found the pid file of a server that is gone; removing it")
@@ -87,8 +87,8 @@ class Daemon:
             stale = " (its pid file is stale)" if self.pid_file.exists() else ""
             print(f"not running{stale}")
             return NOT_RUNNING
-        state = "ready" if self._ready() else "not ready yet"
-        print(f"running (pid {running}) on {self._url()}, {state}")
+        state = "ready" if is_ready(self._settings) else "not ready yet"
+        print(f"running (pid {running}) on {local_url(self._settings)}, {state}")
         return 0
 
     def logs(self, follow: bool) -> int:
@@ -121,29 +121,17 @@ class Daemon:
         return 0
 
     def _await_ready(self, process: subprocess.Popen[bytes]) -> int:
-        _wait(lambda: process.poll() is not None or self._ready(), START_TIMEOUT_S)
+        _wait(lambda: process.poll() is not None or is_ready(self._settings), START_TIMEOUT_S)
         if process.poll() is not None:
             print(f"the server ended with status {process.returncode}; the end of its log:")
             with self.log_file.open(errors="replace") as log:
                 sys.stdout.writelines(deque(log, 10))
             return 1
-        if not self._ready():
+        if not is_ready(self._settings):
             print(f"not ready after {START_TIMEOUT_S:g} s; it goes on loading: see {self.log_file}")
             return 1
-        print(f"ready on {self._url()}")
+        print(f"ready on {local_url(self._settings)}")
         return 0
-
-    def _url(self) -> str:
-        host = self._settings.host
-        reachable = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(host, host)
-        return f"http://{reachable}:{self._settings.port}"
-
-    def _ready(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self._url()}/ready", timeout=2) as reply:
-                return bool(reply.status == 200)
-        except OSError:
-            return False
 
 
 def _wait(condition: Callable[[], bool], seconds: float) -> bool:

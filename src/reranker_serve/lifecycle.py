@@ -148,12 +148,16 @@ class Lifecycle:
             scorer = load(self._settings)
         except StartupError as error:
             self._fail(str(error))
-        except Exception as error:  # a bug in loading must not leave a server that loads for ever
-            logger.debug("loading failed", exc_info=error)
-            self._fail(f"loading the model failed: {type(error).__name__}: {error}")
+        except Exception as error:
+            self._fail_unforeseen(error)
         else:
             with contextlib.suppress(RuntimeError):  # the loop is closed: stopped while loading
                 loop.call_soon_threadsafe(self._serve, scorer)
+
+    def _fail_unforeseen(self, error: Exception) -> None:
+        """A bug must not leave a server that loads for ever."""
+        logger.debug("loading failed", exc_info=error)
+        self._fail(f"loading the model failed: {type(error).__name__}: {error}")
 
     def _fail(self, reason: str) -> None:
         if self.leaving:  # nobody waits for the model any more, and the end of the process may be why
@@ -165,7 +169,11 @@ class Lifecycle:
     def _serve(self, scorer: Scorer) -> None:
         if self._problem is None or self._problem.state != "loading":
             return
-        self._reranker = Reranker(scorer, self._settings, self._metrics, self._tracing, self._process.on_death)
+        try:
+            self._reranker = Reranker(scorer, self._settings, self._metrics, self._tracing, self._process.on_death)
+        except Exception as error:
+            self._fail_unforeseen(error)
+            return
         self._problem = None
         self._settled.set()
         backend = scorer.backend

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import gc
+import logging
 import os
 import time
 from collections.abc import Iterator
@@ -11,12 +12,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from reranker_serve.backends import cores
 from reranker_serve.backends import device as policy
-from reranker_serve.backends.imports import without_compiler
 from reranker_serve.errors import ModelError
-from reranker_serve.families.registry import build_family, choose_prompt, read_checkpoint
+from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.settings import Settings
 from reranker_serve.types import Backend, Family, ModelInfo, Scorer, count_tokens
+
+logger = logging.getLogger(__name__)
 
 # Weights in safetensors, tokenizers and configurations; no pickles, no ONNX or OpenVINO copies.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model"]
@@ -36,34 +39,25 @@ class ModelFiles:
     revision: str
 
 
-def check(settings: Settings) -> None:
-    """Fetch the model if needed and read its files, without loading it. Raises `StartupError`.
-
-    For a supervisor: one download and one error line instead of one a worker.
-    """
-    checkpoint = read_checkpoint(locate(settings).folder)
-    if checkpoint.is_language_model:
-        choose_prompt(checkpoint, settings)
-
-
 def load(settings: Settings) -> Scorer:
     """Load the configured model. Raises `StartupError` with one line that says what to do."""
     files = locate(settings)
     checkpoint = read_checkpoint(files.folder)
+    threads = _threads(settings)
+    wanted = {**policy.environment_before_torch(), "RAYON_NUM_THREADS": str(threads)}  # of tokenizers
+    os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
-    os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
-    with _no_collections(), without_compiler():
+    with _no_collections():
         from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 
-    with without_compiler():
-        backend = torch_backend.load(
-            files.folder,
-            family.readout,
-            device=settings.device,
-            half_precision=settings.use_fp16,
-            threads=settings.cpu_threads or policy.threads_per_worker(policy.available_cores(), settings.workers),
-            quantization=settings.quantization,
-        )
+    backend = torch_backend.load(
+        files.folder,
+        family.readout,
+        device=settings.device,
+        half_precision=settings.use_fp16,
+        threads=threads,
+        quantization=settings.quantization,
+    )
     info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backend.precision_note)
     return Scorer(info, family, backend, warm_up(family, backend, settings))
 
@@ -83,6 +77,15 @@ def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, 
         if seconds >= _LONG_ENOUGH_S or 2 * tokens > budget:
             return tokens, seconds
         documents *= 2
+
+
+def _threads(settings: Settings) -> int:
+    openmp = os.environ.get("OMP_NUM_THREADS")
+    threads = cores.threads(settings.cpu_threads, openmp, cores.available_cores(), settings.workers)
+    if openmp:
+        heard = "ignored" if settings.cpu_threads or not cores.openmp_threads(openmp) else "honoured"
+        logger.info("computing with %d thread(s): OMP_NUM_THREADS=%s is %s", threads, openmp, heard)
+    return threads
 
 
 @contextmanager

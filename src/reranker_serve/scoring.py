@@ -70,12 +70,8 @@ class Scores:
     passes: tuple[Computed, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Pair:
-    """The document `text` of the query that stands at `query`."""
-
-    query: int
-    text: str
+# Where the query of a document stands, and the document's text.
+_Pair = tuple[int, str]
 
 
 @dataclass(slots=True)
@@ -137,7 +133,7 @@ class Scoring:
     async def score(self, queries: Sequence[Query], terms: Terms) -> Scores:
         """Equal documents of a query are computed once, and those whose score is known not at all."""
         self.engine.check_open()
-        pairs = {_Pair(at, text): None for at, query in enumerate(queries) for text in query.documents}
+        pairs: dict[_Pair, None] = {(at, text): None for at, query in enumerate(queries) for text in query.documents}
         call = _Call(queries, terms)
         if self._cache is None:
             found = dict(zip(pairs, await self._compute(call, list(pairs)), strict=True))
@@ -151,7 +147,7 @@ class Scoring:
             )
             found = dict(zip(pairs, scores, strict=True))
         return Scores(
-            tuple(tuple(found[_Pair(at, text)] for text in query.documents) for at, query in enumerate(queries)),
+            tuple(tuple(found[at, text] for text in query.documents) for at, query in enumerate(queries)),
             _tokens_read(found),
             tuple(call.passes),
         )
@@ -174,8 +170,8 @@ class Scoring:
         """A score for each pair, which stand in the order of their queries; None for what is not done in time."""
         start, terms = time.monotonic(), call.terms
         texts: dict[int, list[str]] = {}
-        for pair in pairs:
-            texts.setdefault(pair.query, []).append(pair.text)
+        for at, text in pairs:
+            texts.setdefault(at, []).append(text)
         asked = [(call.queries[at], documents) for at, documents in texts.items()]
         promise = Promise(self._guess(asked), terms.due, terms.priority, firm=not terms.partly)
         with self.engine.admitted(promise, self._least(asked)):
@@ -286,10 +282,10 @@ def _tokens_read(found: dict[_Pair, Found]) -> int:
     """Those of the documents, and what the documents of a query share once a query."""
     shared: dict[int, int] = {}
     own = 0
-    for pair, score in found.items():
+    for (query, _), score in found.items():
         if score is not None:
             own += score.tokens
-            shared[pair.query] = max(shared.get(pair.query, 0), score.shared_tokens)
+            shared[query] = max(shared.get(query, 0), score.shared_tokens)
     return own + sum(shared.values())
 
 

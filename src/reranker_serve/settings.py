@@ -81,7 +81,11 @@ class Settings(BaseModel):
         " not for embedding models",
     )
     cpu_threads: int | None = Field(
-        None, ge=1, le=1024, description="threads for the model on a CPU; all cores / `WORKERS` when not set"
+        None,
+        ge=1,
+        le=1024,
+        description="threads of a worker for the model on a CPU; when not set as `OMP_NUM_THREADS` says, else all cores"
+        " / `WORKERS`",
     )
     api_key: SecretStr | None = Field(
         None,

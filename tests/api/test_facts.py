@@ -45,6 +45,7 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
             "max_documents": 7,
             "max_body_bytes": 2048,
             "max_queue_tokens": 99,
+            "max_queue_seconds": 30.0,
             "batch_tokens": 16384,
             "request_timeout_s": 2.0,
         },

@@ -181,7 +181,7 @@ async def test_a_score_that_is_no_number_never_leaves(dialect: Any, connect: Con
 
 @pytest.mark.parametrize("dialect", DIALECTS, ids=lambda dialect: dialect.name)
 async def test_overload_is_429_with_whole_seconds_in_every_dialect(dialect: Any, connect: Connect, gate: Gate) -> None:
-    async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20") as client:
+    async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="28") as client:
         first = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 6]}))
         await gate.entered()
         second = asyncio.create_task(client.post("/rerank", json={"query": "a", "documents": ["b " * 16]}))

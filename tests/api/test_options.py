@@ -58,7 +58,7 @@ CASES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
 # NIM's scores are raw in any case.
 SAME_ANYWAY = {("nim", "raw_scores"), ("nim", "use_activation")}
 # It changes when, not what: see tests/engine/test_scheduler.py and below.
-NOT_IN_THE_REPLY = {"timeout_ms", "priority"}
+NOT_IN_THE_REPLY = {"timeout_ms", "deadline_ms", "priority"}
 
 
 def fields(dialect: Dialect) -> list[str]:

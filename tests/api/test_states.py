@@ -104,7 +104,7 @@ async def queue_holds(tokens: int, client: httpx.AsyncClient) -> None:
 
 
 async def test_overload_is_429_with_whole_seconds(connect: Connect, gate: Gate) -> None:
-    async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="20", cache_entries="0") as client:
+    async with connect(FakeBackend(gate, batch_token_cap=8), max_queue_tokens="28", cache_entries="0") as client:
         first = asyncio.create_task(client.post("/rerank", json=GOOD))
         await gate.entered()
         second = asyncio.create_task(client.post("/rerank", json=GOOD))

@@ -102,20 +102,6 @@ def test_gaps_in_memory_are_given_back_after_a_while() -> None:
     del staying
 
 
-@pytest.mark.parametrize(("cores", "workers", "threads"), [(8, 1, 8), (8, 3, 2), (2, 4, 1)])
-def test_workers_divide_the_cores(cores: int, workers: int, threads: int) -> None:
-    assert policy.threads_per_worker(cores, workers) == threads
-
-
-def test_a_containers_quota_narrows_the_cores(tmp_path: Path) -> None:
-    quota = tmp_path / "cpu.max"
-    everything = policy.available_cores(tmp_path / "none")
-    assert everything >= 1
-    for text, cores in [("max 100000", everything), ("100000 100000", 1), ("50000 100000", 1), ("broken", everything)]:
-        quota.write_text(text)
-        assert policy.available_cores(quota) == cores
-
-
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=50), tokens=st.integers(1, 2000))
 def test_buckets_hold_every_item_once_within_the_tokens(lengths: list[int], tokens: int) -> None:
     groups = list(buckets(lengths, tokens))

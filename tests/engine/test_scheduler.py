@@ -1,34 +1,55 @@
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from reranker_serve.engine.admission import Promise
 from reranker_serve.engine.job import Job, Unit
+from reranker_serve.engine.pace import Pace
 from reranker_serve.engine.scheduler import Scheduler
-from reranker_serve.errors import Overloaded, RequestTooLarge
 from reranker_serve.types import EncodedItem
 
 
-def job(*lengths: int, priority: int = 0) -> Job:
-    return Job([EncodedItem(np.ones(length, dtype=np.int32), length) for length in lengths], 0.0, priority)
+def item(length: int, prefix: np.ndarray | None = None) -> EncodedItem:
+    return EncodedItem(np.ones(length, dtype=np.int32), length, prefix)
 
 
-def job_with_prefix(prefix: int, *lengths: int) -> Job:
-    shared = np.ones(prefix, dtype=np.int32)
-    return Job([EncodedItem(np.ones(length, dtype=np.int32), length, shared) for length in lengths], submitted_at=0.0)
+def job(*lengths: int, at: float = 0.0, due: float = math.inf, priority: int = 0, firm: bool = True) -> Job:
+    return Job([item(length) for length in lengths], at, Promise(sum(lengths), due, priority, firm))
 
 
-def scheduler(*jobs: Job, limit: int = 10_000, turn: int = 10) -> Scheduler:
-    line = Scheduler(max_queue_tokens=limit, turn_tokens=turn)
+def job_with_prefixes(*parts: tuple[int, tuple[int, ...]]) -> Job:
+    """Of each part a prefix of so many tokens, and the lengths of the items that share it."""
+    items = []
+    for length, lengths in parts:
+        shared = np.ones(length, dtype=np.int32)
+        items += [item(own, shared) for own in lengths]
+    return Job(items, 0.0)
+
+
+def pace(tokens_per_second: float = 100.0) -> Pace:
+    known = Pace()
+    known.learn(10_000, 10_000 / tokens_per_second)
+    return known
+
+
+def scheduler(*jobs: Job, speed: float = 100.0) -> Scheduler:
+    line = Scheduler(pace(speed))
     for one in jobs:
-        line.admit(one)
+        line.add(one)
     return line
 
 
 def tokens(batch: list[Unit]) -> int:
     return sum(len(unit.item) for unit in batch)
+
+
+def jobs_of(batch: list[Unit]) -> list[Job]:
+    return list(dict.fromkeys(unit.job for unit in batch))
 
 
 def test_a_request_alone_fills_the_budget() -> None:
@@ -42,119 +63,100 @@ def test_the_longest_items_go_first() -> None:
     assert [unit.position for unit in batch] == [1, 2, 0]
 
 
+def test_who_takes_what_there_is_gets_the_first_ones_first() -> None:
+    batch = scheduler(job(1, 9, 3, due=10, firm=False)).next_batch(100)
+    assert [unit.position for unit in batch] == [0, 1, 2]
+
+
 def test_every_batch_pays_for_the_prefix_once() -> None:
-    line = scheduler(job_with_prefix(8, *[4] * 10), turn=20)
+    line = scheduler(job_with_prefixes((8, (4,) * 10)))
     assert line.queued_tokens == 48
     assert [tokens(line.next_batch(20)) for _ in range(4)] == [12, 12, 12, 4]
     assert line.queued_tokens == 0
 
 
-def test_a_second_turn_in_a_batch_does_not_pay_for_the_prefix_again() -> None:
-    line = scheduler(job_with_prefix(8, *[4] * 20), job(*[1] * 50), turn=16)
-    line.next_batch(20)
-    line.next_batch(20)
-    batch = line.next_batch(41)
-    assert [unit.item.prefix is None for unit in batch].count(False) == 4
-    assert tokens(batch) == 41 - 8 - 1
+def test_items_of_one_prefix_stand_together_and_each_prefix_is_paid_for() -> None:
+    line = scheduler(job_with_prefixes((8, (4, 6)), (3, (5, 1)), (8, (2,))))
+    assert line.queued_tokens == 37
+    batch = line.next_batch(8 + 6 + 4 + 3 + 5)
+    assert [unit.position for unit in batch] == [1, 0, 2]
+    assert line.queued_tokens == 1 + 3 + 8 + 2  # the second prefix once more: an item of it waits
+    assert [unit.position for unit in line.next_batch(100)] == [3, 4]
+    assert line.queued_tokens == 0
 
 
 def test_a_prefix_that_does_not_fit_beside_others_waits() -> None:
-    line = scheduler(job(10), job_with_prefix(8, 4), turn=10)
+    line = scheduler(job(10), job_with_prefixes((8, (4,))))
     assert [tokens(line.next_batch(20)) for _ in range(2)] == [10, 4]
 
 
 def test_an_item_over_the_budget_goes_alone() -> None:
-    line = scheduler(job(50, 5), turn=10)
+    line = scheduler(job(50, 5))
     assert [len(unit.item) for unit in line.next_batch(20)] == [50]
     assert [len(unit.item) for unit in line.next_batch(20)] == [5]
-
-
-def test_an_item_longer_than_a_turn_joins_a_batch_that_has_room() -> None:
-    line = scheduler(job(4), job(15), turn=10)
-    assert sorted(len(unit.item) for unit in line.next_batch(20)) == [4, 15]
-
-
-def test_requests_take_turns_within_a_batch() -> None:
-    one, other = job(*[5] * 100), job(*[5] * 100)
-    line = scheduler(one, other)
-    assert {unit.job for unit in line.next_batch(40)} == {one}
-    assert {unit.job for unit in line.next_batch(40)} == {other}
-    assert [unit.job for unit in line.next_batch(40)] == [one, one, other, other] * 2
 
 
 def test_ten_documents_never_wait_behind_a_thousand() -> None:
     large = job(*[5] * 1000)
     line = scheduler(large)
     line.next_batch(50)
-    small = job(*[5] * 10)
-    line.admit(small)
-    assert {unit.job for unit in line.next_batch(50)} == {small}
-    assert {unit.job for unit in line.next_batch(50)} == {large}
+    small = job(*[5] * 10, at=1.0)
+    line.add(small)
+    assert jobs_of(line.next_batch(50)) == [small]
+    assert jobs_of(line.next_batch(50)) == [large]
 
 
-def test_a_thousand_documents_are_never_held_up_by_one_small_request_after_the_other() -> None:
-    large = job(*[10] * 100)
-    line = scheduler(large)
-    line.next_batch(20)
-    served: list[Job] = []
-    for _ in range(16):
-        line.admit(job(10, 10))
-        served += [unit.job for unit in line.next_batch(20)]
-    # Every fourth turn, of at most ten tokens.
-    assert served.count(large) >= 16 * 2 // 8
+def test_three_thousand_queries_are_one_request_beside_others() -> None:
+    many = job_with_prefixes(*[(8, (5,))] * 3000)
+    line = scheduler(many)
+    line.next_batch(50)
+    small = job(*[5] * 10, at=1.0)
+    line.add(small)
+    assert jobs_of(line.next_batch(50)) == [small]
 
 
-def test_a_new_request_that_finds_a_batch_half_full_keeps_its_place() -> None:
-    one, other = job(10), job(*[10] * 5)
-    line = scheduler(one, other)
-    assert [unit.job for unit in line.next_batch(20)] == [one, other]
-    line.admit(job(10, 10))
-    assert [unit.job for unit in line.next_batch(20)] == [other, other]
-
-
-def test_a_batch_smaller_than_a_turn_ends_the_turn() -> None:
-    line = scheduler(job(*[5] * 100), turn=50)
-    line.next_batch(10)
-    small = job(5, 5)
-    line.admit(small)
-    assert {unit.job for unit in line.next_batch(10)} == {small}
-    patient = job(*[5] * 8)
-    line.admit(patient)
-    for _ in range(8):
-        line.next_batch(10)
-    assert not patient.has_waiting
-
-
-def test_with_more_requests_than_turns_in_a_batch_everyone_is_served_in_rounds() -> None:
-    jobs = [job(10, 10, 10, 10) for _ in range(6)]
+def test_of_requests_alike_one_is_finished_before_the_next_is_begun() -> None:
+    jobs = [job(*[10] * 5, at=number / 10) for number in range(3)]
     line = scheduler(*jobs)
-    assert [unit.job for _ in range(6) for unit in line.next_batch(20)] == [one for one in jobs for _ in range(2)]
-    assert [unit.job for _ in range(3) for unit in line.next_batch(20)] == jobs
+    served = [unit.job for _ in range(8) for unit in line.next_batch(20)]
+    assert served == [one for one in jobs for _ in range(5)]
+
+
+def test_one_that_was_begun_is_finished_before_one_alike_that_came_since() -> None:
+    first = job(*[10] * 10)
+    line = scheduler(first)
+    line.next_batch(50)
+    line.add(job(*[10] * 10, at=0.5))
+    assert jobs_of(line.next_batch(50)) == [first]
+
+
+def test_a_thousand_documents_are_passed_by_small_requests_only_for_so_long() -> None:
+    """Of two seconds of computing (at 100 tokens a second): for ten times that."""
+    large = job(*[10] * 20)
+    line = scheduler(large)
+    second = 0.0
+    while large.has_waiting:
+        line.add(job(10, at=second))
+        line.next_batch(10)
+        second += 0.1
+        assert second < 25
+    assert second > 15
 
 
 def test_a_lower_priority_number_is_served_first() -> None:
-    late, usual, urgent = job(10, priority=5), job(10), job(10, priority=-3)
-    line = scheduler(late, usual, urgent)
-    assert [unit.job for unit in line.next_batch(30)] == [urgent, usual, late]
+    late, usual, urgent = job(10, priority=5), job(10), job(10, 10, priority=-(10**40))
+    assert jobs_of(scheduler(late, usual, urgent).next_batch(40)) == [urgent, usual, late]
 
 
-def test_whoever_waited_longest_gets_every_fourth_turn_whatever_its_priority() -> None:
-    patient = job(*[10] * 4, priority=100)
-    line = scheduler(patient, *[job(*[10] * 100, priority=-priority) for priority in (100, 99)])
-    served = [unit.job for _ in range(16) for unit in line.next_batch(10)]
-    assert [turn for turn, one in enumerate(served) if one is patient] == [3, 11]
+def test_what_is_due_goes_first_in_the_order_in_which_it_is_due() -> None:
+    small, early, late, unpromised = job(1), job(5, 5, due=3), job(5, due=5), job(5, due=1, firm=False)
+    line = scheduler(small, late, early, unpromised)
+    assert jobs_of(line.next_batch(16, pressing=5.0)) == [early, late, small]
 
 
-def test_a_batch_without_room_for_the_next_in_turn_does_not_cost_its_turn() -> None:
-    long, short = job(10, priority=-1), job(4, 4, priority=0)
-    line = scheduler(short, long)
-    line.next_batch(10)
-    assert [unit.job for unit in line.next_batch(10)] == [short, short]
-
-
-@pytest.mark.parametrize(("given", "kept"), [(10**40, 1000), (-(10**40), -1000), (7, 7)])
-def test_a_priority_beyond_all_bounds_is_the_last_one(given: int, kept: int) -> None:
-    assert job(1, priority=given).priority == kept
+def test_a_pass_for_who_takes_what_there_is_takes_half_of_the_time_left() -> None:
+    line = scheduler(job(*[10] * 100, due=10.0, firm=False))
+    assert [tokens(line.next_batch(1000, now)) for now in (0.0, 5.0, 7.5, 9.99)] == [500, 250, 120, 10]
 
 
 def test_a_dropped_job_is_never_handed_out_and_frees_its_tokens() -> None:
@@ -163,7 +165,7 @@ def test_a_dropped_job_is_never_handed_out_and_frees_its_tokens() -> None:
     line.drop(first)
     line.drop(first)
     assert line.queued_tokens == 5
-    assert [unit.job for unit in line.next_batch(100)] == [second]
+    assert jobs_of(line.next_batch(100)) == [second]
 
 
 def test_a_job_dropped_half_way_frees_only_what_was_waiting() -> None:
@@ -175,51 +177,14 @@ def test_a_job_dropped_half_way_frees_only_what_was_waiting() -> None:
     assert line.queued_tokens == 0
 
 
-def test_a_request_is_admitted_whole_or_not_at_all() -> None:
-    line = scheduler(job(60), limit=100)
-    with pytest.raises(Overloaded):
-        line.admit(job(30, 30))
-    with pytest.raises(Overloaded):
-        line.admit(job(41))
-    assert line.queued_tokens == 60
-    line.admit(job(40))
-    assert line.queued_tokens == 100
-
-
-def test_a_request_that_can_never_fit_is_too_large_rather_than_refused_for_now() -> None:
-    with pytest.raises(RequestTooLarge, match=r"101 tokens.*at most 100"):
-        scheduler(limit=100).admit(job(101))
-
-
-@pytest.mark.parametrize(
-    ("rate", "queued", "cost", "seconds"),
-    [(None, 100, 50, 1), (10.0, 100, 50, 5), (10.0, 100, 55, 6), (1000.0, 100, 50, 1), (0.01, 100, 50, 600)],
-)
-def test_retry_after_is_what_must_drain_over_the_measured_rate(
-    rate: float | None, queued: int, cost: int, seconds: int
-) -> None:
-    line = scheduler(job(queued), limit=100)
-    if rate is not None:
-        line.completed(1000, 1000 / rate)
-    with pytest.raises(Overloaded) as refused:
-        line.admit(job(cost))
-    assert refused.value.retry_after == seconds
-    assert f"retry in {seconds} s" in str(refused.value)
-
-
-def test_the_rate_follows_slowly_and_ignores_a_stopped_clock() -> None:
-    line = scheduler(job(100), limit=100)
-    line.completed(100, 1.0)
-    line.completed(100, 0.0)
-    line.completed(200, 1.0)
-    with pytest.raises(Overloaded) as refused:
-        line.admit(job(100))
-    assert refused.value.retry_after == 1  # 100 tokens at 120 a second
-    for _ in range(100):
-        line.completed(10, 1.0)
-    with pytest.raises(Overloaded) as refused:
-        line.admit(job(100))
-    assert refused.value.retry_after == 10
+def test_requests_that_were_given_up_are_not_kept_behind_others() -> None:
+    """Their texts would stay in memory for as long as smaller ones keep coming."""
+    line = scheduler(job(1))
+    for _ in range(1000):
+        gone = job(*[10] * 5)
+        line.add(gone)
+        line.drop(gone)
+    assert len(line._places) < 100
 
 
 def test_a_job_of_nothing_is_refused_as_it_would_block_the_line() -> None:
@@ -237,15 +202,17 @@ def test_clear_empties_the_line() -> None:
 @given(
     requests=st.lists(st.lists(st.integers(1, 40), min_size=1, max_size=20), max_size=8),
     budget=st.integers(1, 60),
-    turn=st.integers(1, 40),
+    pressing=st.floats(0, 8),
 )
 def test_every_item_is_handed_out_exactly_once_within_the_budget(
-    requests: list[list[int]], budget: int, turn: int
+    requests: list[list[int]], budget: int, pressing: float
 ) -> None:
-    jobs = [job(*lengths, priority=len(lengths) % 3) for lengths in requests]
-    line = scheduler(*jobs, turn=turn)
+    jobs = [
+        job(*lengths, priority=len(lengths) % 3, due=float(at), firm=at % 4 > 0) for at, lengths in enumerate(requests)
+    ]
+    line = scheduler(*jobs)
     seen = []
-    while batch := line.next_batch(budget):
+    while batch := line.next_batch(budget, 0.0, pressing):
         assert tokens(batch) <= budget or len(batch) == 1
         seen += [(id(unit.job), unit.position) for unit in batch]
     expected = [(id(one), position) for one in jobs for position in range(len(one.items))]
@@ -255,26 +222,19 @@ def test_every_item_is_handed_out_exactly_once_within_the_budget(
 
 @given(
     steps=st.lists(
-        st.tuples(st.just("admit"), st.lists(st.integers(1, 30), min_size=1, max_size=8))
+        st.tuples(st.just("add"), st.lists(st.integers(1, 30), min_size=1, max_size=8))
         | st.tuples(st.sampled_from(["drop", "batch"]), st.integers(0, 60)),
         max_size=40,
     )
 )
-def test_admitting_dropping_and_handing_out_in_any_order_keeps_the_books(
-    steps: list[tuple[str, int | list[int]]],
-) -> None:
-    line = scheduler(limit=150, turn=10)
+def test_adding_dropping_and_handing_out_in_any_order_keeps_the_books(steps: list[tuple[str, int | list[int]]]) -> None:
+    line = scheduler()
     waiting: dict[Job, set[int]] = {}
     for step, value in steps:
         if isinstance(value, list):
             one = job(*value)
-            fits = line.queued_tokens + sum(value) <= 150
-            try:
-                line.admit(one)
-                waiting[one] = set(range(len(value)))
-                assert fits
-            except (Overloaded, RequestTooLarge):
-                assert not fits
+            line.add(one)
+            waiting[one] = set(range(len(value)))
         elif step == "drop" and waiting:
             gone = list(waiting)[value % len(waiting)]
             line.drop(gone)

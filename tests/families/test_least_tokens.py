@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from reranker_serve.backends.fake import FakeBackend
-from reranker_serve.service import _least_tokens
+from reranker_serve.scoring import _least_tokens
 from reranker_serve.types import WHOLE, Cut, Family, ModelInfo, Scorer
 from tests.families.test_cut import FAMILIES
 

@@ -26,10 +26,11 @@ class Outcome:
     seconds: float
 
 
-def body(documents: int, words: int = 14) -> dict[str, object]:
+def body(documents: int, words: int = 14, **options: object) -> dict[str, object]:
     """Pairs nobody asked before."""
     unique = uuid.uuid4().hex
-    return {"query": "blue whale", "documents": [f"{unique} {i} " + "whale " * words for i in range(documents)]}
+    texts = [f"{unique} {i} " + "whale " * words for i in range(documents)]
+    return {"query": "blue whale", "documents": texts, **options}
 
 
 async def call(session: aiohttp.ClientSession, url: str, content: dict[str, object]) -> Outcome:
@@ -80,28 +81,28 @@ class Connection:
         return Outcome(name, what, time.perf_counter() - start)
 
 
-async def closed_loop(url: str, callers: int, seconds: float, documents: int = 4) -> list[Outcome]:
+async def closed_loop(url: str, callers: int, seconds: float, documents: int = 4, **options: object) -> list[Outcome]:
     """Each caller sends its next request when it has the last one's reply, and goes when there is nobody any more."""
     until = time.perf_counter() + seconds
 
     async def caller(session: aiohttp.ClientSession) -> list[Outcome]:
         done: list[Outcome] = []
         while time.perf_counter() < until and not (done and done[-1].what == "refused"):
-            done.append(await call(session, url, body(documents)))
+            done.append(await call(session, url, body(documents, **options)))
         return done
 
     async with session() as shared:
         return [one for part in await asyncio.gather(*(caller(shared) for _ in range(callers))) for one in part]
 
 
-async def open_loop(url: str, rate: float, seconds: float, documents: int) -> list[Outcome]:
+async def open_loop(url: str, rate: float, seconds: float, documents: int, **options: object) -> list[Outcome]:
     """`rate` requests a second leave, whether or not earlier ones came back."""
     tasks = []
     async with session() as shared:
         start = time.perf_counter()
         for turn in range(int(rate * seconds)):
             await asyncio.sleep(max(0.0, start + turn / rate - time.perf_counter()))
-            tasks.append(asyncio.create_task(call(shared, url, body(documents))))
+            tasks.append(asyncio.create_task(call(shared, url, body(documents, **options))))
         return list(await asyncio.gather(*tasks))
 
 

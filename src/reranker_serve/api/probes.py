@@ -89,6 +89,7 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
             "max_documents": settings.max_documents,
             "max_body_bytes": settings.max_body_bytes,
             "max_queue_tokens": settings.max_queue_tokens,
+            "max_queue_seconds": settings.max_queue_seconds,
             "batch_tokens": reranker.token_budget,
             "request_timeout_s": settings.request_timeout,
         },

@@ -94,10 +94,6 @@ def fitting_tokens(free: int, peak: int, tokens: int) -> int:
     return max(tokens, int(_GPU_MEMORY_SHARE * free * tokens / max(1, peak)))
 
 
-def threads_per_worker(cores: int, workers: int) -> int:
-    return max(1, cores // workers)
-
-
 class KeptMemory:
     """Freed memory of activations, kept for the next batch (glibc only). Make it when a model is loaded.
 
@@ -150,17 +146,6 @@ class MappedFiles:
         start, stop = -(-address // page) * page, (address + size) // page * page
         if start < stop:
             ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
-
-
-def available_cores(quota_file: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Cores this process may use: its affinity, narrowed by a container's CPU quota."""
-    affinity = getattr(os, "sched_getaffinity", None)
-    cores = len(affinity(0)) if affinity else os.cpu_count() or 1
-    try:
-        quota, period = quota_file.read_text().split()
-        return cores if quota == "max" else max(1, min(cores, int(quota) // int(period)))
-    except (OSError, ValueError):
-        return cores
 
 
 def apply_environment(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:
