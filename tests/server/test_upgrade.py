@@ -120,6 +120,12 @@ def test_java_with_default_settings_is_answered(server: Server, tmp_path: Path) 
     assert done.stdout.split() == ["200", "200"], done.stderr
 
 
+APPLICATION = """
+from fake_server import scorer
+from reranker_serve.app import create_app
+from reranker_serve.settings import load_settings
+app = create_app(load_settings()[0], scorer())
+"""
 # The settings come as for `reranker-serve`; where to listen is uvicorn's own.
 UVICORN = """
 import os, sys
@@ -133,7 +139,7 @@ def under_uvicorn(
     request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[tuple[Server, bool]]:
     """A server that uvicorn's own command starts, and whether it was told of our connections."""
-    (tmp_path / "application.py").write_text("from fake_server import worker\napp = worker()\n")
+    (tmp_path / "application.py").write_text(APPLICATION)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(__file__).parent), *sys.path]))
     flags = ["--http", "reranker_serve.connections:BoundedConnection"] if request.param else []
     with running(tmp_path, [sys.executable, "-c", UVICORN, *flags, "application:app"]) as server:
