@@ -130,6 +130,21 @@ def test_one_that_was_begun_is_finished_before_one_alike_that_came_since() -> No
     assert jobs_of(line.next_batch(50)) == [first]
 
 
+def test_requests_alike_keep_their_order_when_the_machine_becomes_faster() -> None:
+    """What came in slow times would else count ten times its seconds of then, and be passed for as long."""
+    known = pace(10.0)
+    line = Scheduler(known)
+    early = [job(*[10] * 10, at=0.0) for _ in range(2)]
+    for one in early:
+        line.add(one)
+    for _ in range(100):
+        known.learn(10_000, 10_000 / 100.0)
+    late = job(*[10] * 10, at=1.0)
+    line.add(late)
+    served = [unit.job for _ in range(15) for unit in line.next_batch(20)]
+    assert list(dict.fromkeys(served)) == [*early, late]
+
+
 def test_a_thousand_documents_are_passed_by_small_requests_only_for_so_long() -> None:
     """Of two seconds of computing (at 100 tokens a second): for ten times that."""
     large = job(*[10] * 20)

@@ -23,6 +23,8 @@ from reranker_serve.engine.pace import Pace
 # nothing is gained.
 _PATIENCE = 10
 
+_PACE_TOLERANCE = 0.1
+
 # Places out of date that are kept beside those in use: a request given up must not stay in memory.
 _MOST_OUTDATED = 64
 
@@ -42,25 +44,25 @@ class Scheduler:
 
     def __init__(self, pace: Pace) -> None:
         self._pace = pace
-        self._jobs: dict[int, Job] = {}
-        self._places: list[_Place] = []  # a heap
+        self._seconds_per_token = pace.seconds(1)
         self._arrivals = count()
+        self._jobs: dict[Job, int] = {}  # and their arrivals
+        self._places: list[_Place] = []  # a heap
         self.queued_tokens = 0
 
     def add(self, job: Job) -> None:
         """Take an admitted job."""
-        self._jobs[id(job)] = job
+        self._jobs[job] = next(self._arrivals)
         self.queued_tokens += job.waiting_tokens
-        self._line_up(job, next(self._arrivals))
+        heapq.heappush(self._places, self._place(job))
 
     def drop(self, job: Job) -> None:
         """Forget a job's waiting items (its caller went away or has an error); idempotent."""
-        if self._jobs.pop(id(job), None) is None:
+        if self._jobs.pop(job, None) is None:
             return
         self.queued_tokens -= job.waiting_tokens
         if len(self._places) > 2 * len(self._jobs) + _MOST_OUTDATED:
-            self._places = [place for place in self._places if id(place.job) in self._jobs]
-            heapq.heapify(self._places)
+            self._line_up()
 
     def next_batch(self, budget: float, now: float = 0.0, pressing: float = -math.inf) -> list[Unit]:
         """Up to `budget` tokens of work; one item may exceed it. Empty if idle.
@@ -69,6 +71,7 @@ class Scheduler:
         """
         batch: list[Unit] = []
         there: set[int] = set()
+        self._follow_pace()
         urgent = self._due_by(pressing)
         while budget > 0 and (job := urgent.pop() if urgent else self._first()):
             waiting = job.waiting_tokens
@@ -81,12 +84,12 @@ class Scheduler:
             budget -= tokens
             self.queued_tokens -= waiting - job.waiting_tokens
             if not job.has_waiting:
-                del self._jobs[id(job)]
+                del self._jobs[job]
         return batch
 
     def clear(self) -> list[Job]:
         """Empty the line and return the jobs that were in it."""
-        jobs = list(self._jobs.values())
+        jobs = list(self._jobs)
         self._jobs.clear()
         self._places.clear()
         self.queued_tokens = 0
@@ -96,7 +99,7 @@ class Scheduler:
         """Jobs that are promised until then; the last one is due first."""
         if time == -math.inf:
             return []
-        due = [job for job in self._jobs.values() if job.promise.firm and job.promise.due <= time]
+        due = [job for job in self._jobs if job.promise.firm and job.promise.due <= time]
         return sorted(due, key=lambda job: -job.promise.due)
 
     def _in_time(self, left: float) -> float:
@@ -107,14 +110,25 @@ class Scheduler:
     def _first(self) -> Job | None:
         while self._places:
             place = self._places[0]
-            waits = id(place.job) in self._jobs
+            waits = place.job in self._jobs
             if waits and place.tokens == place.job.waiting_tokens:
                 return place.job
             heapq.heappop(self._places)
             if waits:
-                self._line_up(place.job, place.arrival)
+                heapq.heappush(self._places, self._place(place.job))
         return None
 
-    def _line_up(self, job: Job, arrival: int) -> None:
-        turn = job.submitted_at + _PATIENCE * self._pace.seconds(job.waiting_tokens)
-        heapq.heappush(self._places, _Place(job.promise.priority, turn, arrival, job.waiting_tokens, job))
+    def _follow_pace(self) -> None:
+        """Places that were taken at another pace do not compare: of requests alike the later one might go first."""
+        pace = self._pace.seconds(1)
+        if abs(pace - self._seconds_per_token) > _PACE_TOLERANCE * self._seconds_per_token:
+            self._seconds_per_token = pace
+            self._line_up()
+
+    def _line_up(self) -> None:
+        self._places = [self._place(job) for job in self._jobs]
+        heapq.heapify(self._places)
+
+    def _place(self, job: Job) -> _Place:
+        turn = job.submitted_at + _PATIENCE * self._seconds_per_token * job.waiting_tokens
+        return _Place(job.promise.priority, turn, self._jobs[job], job.waiting_tokens, job)
