@@ -191,13 +191,16 @@ class Scoring:
         return self._read(result, encoded, [len(documents) for _, documents in asked])
 
     def _guess(self, asked: Sequence[tuple[Query, Sequence[str]]]) -> int:
-        """Tokens that these texts may have. The query counts with each document, as most models read it."""
+        """Tokens that these texts may have, of which no more than the queue holds are worth guessing.
+
+        The query counts with each document, as most models read it.
+        """
         tokens = 0
         for query, documents in asked:
             most = query.max_length * query.cut.chunks
             dense = self._density.tokens(_characters(query, documents, most))
             tokens += min(dense + len(documents) * self._least_tokens, len(documents) * most)
-        return tokens
+        return min(tokens, self._max_tokens)
 
     def _least(self, asked: Sequence[tuple[Query, Sequence[str]]]) -> int:
         """Tokens that they have however short the texts are."""

@@ -106,6 +106,22 @@ def test_ten_documents_never_wait_behind_a_thousand() -> None:
     assert jobs_of(line.next_batch(50)) == [large]
 
 
+def test_a_pass_that_finishes_ten_documents_is_not_filled_with_a_thousand() -> None:
+    large, small = job(*[5] * 1000), job(*[5] * 4, at=1.0)
+    line = scheduler(large, small)
+    assert [unit.job for unit in line.next_batch(100)] == [small] * 4 + [large] * 6
+    assert jobs_of(line.next_batch(100)) == [large]
+
+
+def test_it_is_filled_with_others_that_it_finishes_and_so_is_one_that_only_ends_a_request() -> None:
+    line = scheduler(*[job(*[5] * 4, at=number / 10) for number in range(9)])
+    assert tokens(line.next_batch(100)) == 100
+    ending, large = job(*[5] * 21), job(*[5] * 1000)
+    line = scheduler(ending, large)
+    line.next_batch(100)
+    assert [unit.job for unit in line.next_batch(100)] == [ending] + [large] * 19
+
+
 def test_three_thousand_queries_are_one_request_beside_others() -> None:
     many = job_with_prefixes(*[(8, (5,))] * 3000)
     line = scheduler(many)

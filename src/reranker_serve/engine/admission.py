@@ -76,13 +76,15 @@ class CharacterBudget:
 class Promise:
     """Work that was let in: `tokens` of it are still to be computed.
 
-    That is to be done at `due`; of a request that is not `firm`, as much as there is time for until then.
+    That is to be done at `due`; of a request that is not `firm`, as much as there is time for until then. Where
+    `tokens` is a guess, so many of them are `certain`.
     """
 
     tokens: int
     due: float
     priority: int = 0
     firm: bool = True
+    certain: int = 0
 
     @property
     def size(self) -> int:
@@ -117,7 +119,8 @@ class Admission:
         Raises `RequestTooLarge` if it can never come in, `DeadlineExceeded` if it would be late even alone,
         `Overloaded` if it cannot come in now.
         """
-        self._check_tokens(promise.tokens if least is None else least)
+        promise.certain = promise.tokens if least is None else least
+        self._check_tokens(promise.certain)
         self._check_wait(promise, now)
         if promise.firm:
             self._check_due(promise, now)
@@ -127,7 +130,7 @@ class Admission:
         """A guess turned out to be so many tokens. Raises as `admit` does; then the request is out."""
         more = tokens > promise.tokens
         self.forget(promise)
-        promise.tokens = tokens
+        promise.tokens = promise.certain = tokens
         self._check_tokens(tokens)
         if more and promise.firm:
             self._check_due(promise, now)
@@ -137,7 +140,7 @@ class Admission:
         """So many tokens are left of it; nothing, if it is out already."""
         if id(promise) in self._held:
             self._count(promise, -1)
-            promise.tokens = tokens
+            promise.tokens = promise.certain = tokens
             self._count(promise, 1)
 
     def forget(self, promise: Promise) -> None:
@@ -230,7 +233,7 @@ class Admission:
 
     def _count(self, promise: Promise, sign: int) -> None:
         tokens = sign * promise.tokens
-        self.tokens += tokens
+        self.tokens += sign * promise.certain
         kind = promise.priority, promise.size
         self._sizes[kind] += tokens
         if not self._sizes[kind]:

@@ -70,6 +70,10 @@ class Job:
         return self.future.done()
 
     @property
+    def begun(self) -> bool:
+        return len(self._waiting) < len(self.items)
+
+    @property
     def has_waiting(self) -> bool:
         return bool(self._waiting)
 
