@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import uvicorn
@@ -126,6 +127,7 @@ def take_interrupts(stop: threading.Event) -> None:
                         child.kill()
                 stop.set()
 
+    resource_tracker.ensure_running()  # the first child would start it, and that lets the signal through again
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})  # children inherit it
     threading.Thread(target=take, name="interrupts", daemon=True).start()
 

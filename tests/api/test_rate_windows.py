@@ -7,6 +7,8 @@ import statistics
 import time
 from array import array
 
+import pytest
+
 from reranker_serve.api.rate_windows import Windows
 
 
@@ -48,6 +50,7 @@ def test_in_a_flood_of_callers_memory_is_bounded_and_the_latest_are_remembered()
     assert windows.of("address 0", 1.0)[1] == 0
 
 
+@pytest.mark.alone
 def test_no_request_pays_for_the_callers_there_are() -> None:
     """Half a million callers come, and come again when their windows are over."""
     names = [f"address 10.{n >> 16}.{n >> 8 & 255}.{n & 255}" for n in range(500_000)]

