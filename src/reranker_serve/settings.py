@@ -110,7 +110,7 @@ class Settings(BaseModel):
         description="most bytes of all request bodies that one process holds at once; beyond it callers get 503",
     )
     max_queue_tokens: int = Field(
-        2_000_000, ge=1, description="most tokens waiting to be computed; beyond it callers get 429"
+        2_000_000, ge=1, description="most tokens admitted and not yet computed; beyond it callers get 429"
     )
     max_queue_seconds: float = Field(
         30.0,

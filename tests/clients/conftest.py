@@ -75,7 +75,7 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def full_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose model is busy for an hour and whose queue is full."""
     script = str(ROOT / "tests" / "server" / "fake_server.py")
-    settings = {"SECONDS_PER_BATCH": "3600", "BATCH_TOKENS": "8", "RERANKER_MAX_QUEUE_TOKENS": "64"}
+    settings = {"SECONDS_PER_BATCH": "3600", "BATCH_TOKENS": "8", "RERANKER_MAX_QUEUE_TOKENS": "105"}
     settings["RERANKER_REQUEST_TIMEOUT"] = "3600"
     settings["RERANKER_MODEL_NAME"] = "sentence-transformers/all-MiniLM-L6-v2"
     with serving(tmp_path_factory.mktemp("full"), script, **settings) as url:

@@ -74,6 +74,13 @@ def test_a_large_request_that_waits_longer_does_not_keep_small_ones_out() -> Non
     line.admit(promise(0.1, due=1), 0.0)
 
 
+def test_who_has_little_time_comes_in_before_those_who_have_much() -> None:
+    line = filled(*[promise(1, due=100) for _ in range(10)])
+    line.admit(promise(1, due=2), 0.0)
+    with pytest.raises(Overloaded):
+        line.admit(promise(1, due=2), 0.0)
+
+
 def test_the_queue_is_as_long_as_the_seconds_say() -> None:
     line = filled(*[promise(10) for _ in range(4)], max_seconds=30.0)
     with pytest.raises(Overloaded, match=r"40\.0 s of work wait; retry in 10 s"):

@@ -184,7 +184,10 @@ class Admission:
             raise self._overloaded(f"{self.tokens} of {limit} queue tokens are taken", self.pace.seconds(excess))
 
     def _check_wait(self, new: Promise, now: float) -> None:
-        """What is computed before it must not take longer than the queue may, nor than it has time."""
+        """What is computed before it must not take longer than the queue may.
+
+        What is promised to others and due later can wait for a firm one; nothing waits for one that is not.
+        """
         before = self.pace.seconds(
             sum(
                 tokens
@@ -192,7 +195,7 @@ class Admission:
                 if priority <= new.priority and size <= new.size
             )
         )
-        excess = before - min(self._max_seconds, new.due - now)
+        excess = before - (self._max_seconds if new.firm else min(self._max_seconds, new.due - now))
         if before and excess > 0:
             raise self._overloaded(f"{before:.1f} s of work wait", excess)
 
