@@ -72,7 +72,7 @@ class Policy(Protocol):
 
     def next_batch(self, now: float) -> list[Unit]: ...
 
-    def computed(self, batch: list[Unit], tokens: int, seconds: float) -> None: ...
+    def computed(self, batch: list[Unit], tokens: int, seconds: float, now: float) -> None: ...
 
     def leave(self, job: Job) -> None:
         """It is answered, or given up."""
@@ -84,7 +84,7 @@ class Present:
 
     def __init__(self) -> None:
         self._admission = Admission(MAX_TOKENS, MAX_SECONDS, BUDGET, lambda: 0.0)
-        self._admission.pace.learn(BUDGET, SECONDS_PER_PASS + BUDGET / TOKENS_PER_SECOND)
+        self._admission.learn(BUDGET, SECONDS_PER_PASS + BUDGET / TOKENS_PER_SECOND, 0.0)
         self._scheduler = Scheduler(self._admission.pace)
 
     def admit(self, request: Request) -> Job:
@@ -97,8 +97,8 @@ class Present:
     def next_batch(self, now: float) -> list[Unit]:
         return self._scheduler.next_batch(BUDGET, now, self._admission.pressing(now))
 
-    def computed(self, batch: list[Unit], tokens: int, seconds: float) -> None:
-        self._admission.pace.learn(tokens, seconds)
+    def computed(self, batch: list[Unit], tokens: int, seconds: float, now: float) -> None:
+        self._admission.learn(tokens, seconds, now)
         for job in {unit.job for unit in batch}:
             self._admission.reduce(job.promise, job.waiting_tokens)
 
@@ -144,7 +144,7 @@ class Turns:
             room -= tokens
         return batch
 
-    def computed(self, batch: list[Unit], tokens: int, seconds: float) -> None:
+    def computed(self, batch: list[Unit], tokens: int, seconds: float, now: float) -> None:
         pass
 
     def leave(self, job: Job) -> None:
@@ -226,7 +226,7 @@ class Clock:
         for unit in batch:
             unit.job.started(self.now)
             unit.job.deliver(unit.position, row, self.now)
-        self.policy.computed(batch, tokens, seconds)
+        self.policy.computed(batch, tokens, seconds, self.now)
         for job in {unit.job for unit in batch}:
             if job.settled and job in self._waiting:
                 request = self._waiting.pop(job)

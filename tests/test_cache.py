@@ -241,6 +241,21 @@ async def test_an_urgent_request_does_not_wait_for_one_that_is_less_so(gate: Gat
     assert backend.computed == 6
 
 
+@pytest.mark.parametrize("first", [{"timeout": 60}, {"deadline": 60}], ids=["due later", "never due"])
+async def test_who_has_little_time_does_not_wait_for_one_that_has_more(gate: Gate, first: dict[str, float]) -> None:
+    """The other's pairs are computed when they are due for the other: to wait for them is to be late."""
+    backend = FakeBackend(gate)
+    async with serving(backend) as reranker:
+        patient = asyncio.create_task(reranker.rerank(ask(**first)))
+        await gate.entered()
+        hurried = asyncio.create_task(reranker.rerank(ask(timeout=30)))
+        also = asyncio.create_task(reranker.rerank(ask(timeout=40)))
+        await settle()
+        gate.open()
+        await asyncio.gather(patient, hurried, also)
+    assert backend.computed == 6  # the third waits for the second
+
+
 async def test_a_closed_server_answers_no_known_pair_either() -> None:
     async with serving(FakeBackend()) as reranker:
         await reranker.rerank(ask())

@@ -282,6 +282,8 @@ async def test_a_document_of_endless_chunks_is_cut_into_no_more_than_the_queue_h
         endless = ask(documents=("whale " * 100_000,), cut=Cut(chunks=1_000_000))
         with pytest.raises(RequestTooLarge):
             await reranker.rerank(endless)
-        assert max(cuts) == 12  # of 512 tokens: more than 5,120 in all
+        assert max(cuts) == 64
+        few = ask(documents=("whale " * 3000, "fox"), cut=Cut(chunks=1_000_000))
+        assert [ranked.chunks for ranked in (await reranker.rerank(few)).ranking] == [6, 1]
     finally:
         await asyncio.to_thread(reranker.close)

@@ -70,10 +70,14 @@ def pair_keys(context: Iterable[str], query: str, documents: Iterable[str]) -> l
 
 @dataclass(slots=True)
 class _Flight:
-    """Pairs that one request is computing. `scores` and `cancelled` hold once `landed` is done."""
+    """Pairs that one request is computing; never due, if it made no promise to compute them all.
+
+    `scores` and `cancelled` hold once `landed` is done.
+    """
 
     pairs: int
     priority: int
+    due: float
     landed: asyncio.Future[None]
     scores: Mapping[Key, PairScore] = field(default_factory=dict)
     cancelled: bool = False
@@ -97,12 +101,18 @@ class ScoreCache:
         return len(self._scores)
 
     async def get(
-        self, keys: Sequence[Key], compute: Compute, priority: int = 0, until: float | None = None
+        self,
+        keys: Sequence[Key],
+        compute: Compute,
+        priority: int = 0,
+        due: float = math.inf,
+        until: float | None = None,
     ) -> list[Found]:
         """A score for each of these distinct keys; `compute` is awaited for those nobody has.
 
-        A pair that another request is computing is waited for, `until` a time of the event loop at most. If that
-        request is cancelled or fails, the pair is computed here. Raises what `compute` raises, for these pairs only.
+        A pair that another request is computing is waited for, `until` a time of the event loop at most, if that
+        request is `due` no later. If it is cancelled or fails, the pair is computed here. Raises what `compute` raises,
+        for these pairs only.
         """
         found: dict[Key, Found] = {}
         loop = asyncio.get_running_loop()
@@ -110,11 +120,11 @@ class ScoreCache:
         while missing:
             found |= self._known(missing)
             missing = [key for key in missing if key not in found]
-            waited = self._joinable(missing, may_wait, priority)
+            waited = self._joinable(missing, may_wait, priority, due)
             mine = [key for key in missing if key not in waited]
             if mine:
                 computed += len(mine)
-                found |= await self._fly(mine, compute, priority)
+                found |= await self._fly(mine, compute, priority, math.inf if until is not None else due)
             if waited:
                 # Not awaited itself: this request's end must not cancel the other's promise.
                 left = None if until is None else max(0.0, until - loop.time())
@@ -135,8 +145,8 @@ class ScoreCache:
             self._scores.move_to_end(key)
         return known
 
-    def _joinable(self, missing: Sequence[Key], may_wait: set[Key], priority: int) -> dict[Key, _Flight]:
-        """What is worth waiting for: nothing larger or of less urgency than this request itself.
+    def _joinable(self, missing: Sequence[Key], may_wait: set[Key], priority: int, due: float) -> dict[Key, _Flight]:
+        """What is worth waiting for: nothing larger, of less urgency or due later than this request itself.
 
         So ten documents never wait behind a thousand because they have one in common.
         """
@@ -147,11 +157,12 @@ class ScoreCache:
             and (flight := self._flights.get(key)) is not None
             and flight.pairs <= len(missing)
             and flight.priority <= priority
+            and flight.due <= due
         }
 
-    async def _fly(self, keys: Sequence[Key], compute: Compute, priority: int) -> dict[Key, Found]:
+    async def _fly(self, keys: Sequence[Key], compute: Compute, priority: int, due: float) -> dict[Key, Found]:
         self._on_misses(len(keys))
-        flight = _Flight(len(keys), priority, asyncio.get_running_loop().create_future())
+        flight = _Flight(len(keys), priority, due, asyncio.get_running_loop().create_future())
         self._flights.update(dict.fromkeys(keys, flight))
         try:
             scores = dict(zip(keys, await compute(keys), strict=True))

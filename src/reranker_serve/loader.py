@@ -14,7 +14,7 @@ from pathlib import Path
 
 from reranker_serve.backends import cores
 from reranker_serve.backends import device as policy
-from reranker_serve.errors import ModelError
+from reranker_serve.errors import ModelError, OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.settings import Settings
 from reranker_serve.types import Backend, Family, ModelInfo, Scorer, count_tokens
@@ -67,15 +67,20 @@ def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, 
     longest = family.max_length_bounds[1]
     text = _WARM_UP_TEXT * 32  # as long as a search result
     budget = settings.token_budget(backend.batch_token_cap)
-    documents = 1
+    documents, measured = 1, None
     while True:
         encoded = family.encode("warm up", [text] * documents, max_length=longest, instruction=None)
         tokens = count_tokens(encoded.items)
         start = time.monotonic()
-        backend.forward(encoded.items)
-        seconds = time.monotonic() - start
-        if seconds >= _LONG_ENOUGH_S or 2 * tokens > budget:
-            return tokens, seconds
+        try:
+            backend.forward(encoded.items)
+        except OutOfMemory:
+            if measured is None:
+                raise
+            return measured
+        measured = tokens, time.monotonic() - start
+        if measured[1] >= _LONG_ENOUGH_S or 2 * tokens > budget:
+            return measured
         documents *= 2
 
 

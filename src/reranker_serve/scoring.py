@@ -18,7 +18,7 @@ from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.job import Job, JobResult
 from reranker_serve.engine.pace import Density
 from reranker_serve.engine.tokenizers import Tokenizers
-from reranker_serve.errors import TooLong
+from reranker_serve.errors import RequestTooLarge, TooLong
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
@@ -28,6 +28,8 @@ from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Scorer, count_
 _LARGE_REQUEST_CHARACTERS = 256 * 1024
 # Texts that wait for the tokenizer, beside what the queue holds: so many characters a token of it.
 _CHARACTERS_PER_TOKEN = 8
+# A document may be cut into so many chunks, however many documents there are.
+_FEW_CHUNKS = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +106,7 @@ class Scoring:
         self._max_tokens = settings.max_queue_tokens
         admission = Admission(settings.max_queue_tokens, settings.max_queue_seconds, token_budget)
         if scorer.warm_up:
-            admission.pace.learn(*scorer.warm_up)
+            admission.learn(*scorer.warm_up, time.monotonic())
         self.engine = Engine(
             scorer.backend,
             admission,
@@ -143,6 +145,7 @@ class Scoring:
                 list(keys),
                 lambda missing: self._compute(call, [keys[key] for key in missing]),
                 terms.priority,
+                terms.due,
                 _on_loop(terms.due) if terms.partly else None,
             )
             found = dict(zip(pairs, scores, strict=True))
@@ -211,16 +214,7 @@ class Scoring:
         read = sum(_characters(query, documents, query.max_length * query.cut.chunks) for query, documents in asked)
 
         def encode() -> list[Encoded]:
-            return [
-                self._family.encode(
-                    query.text,
-                    documents,
-                    max_length=query.max_length,
-                    instruction=query.instruction,
-                    cut=self._bounded(query),
-                )
-                for query, documents in asked
-            ]
+            return [self._encode_query(query, documents) for query, documents in asked]
 
         characters = sum(len(query.text) + sum(map(len, documents)) for query, documents in asked)
         try:
@@ -229,13 +223,31 @@ class Scoring:
                     encoded = await self.tokenizers.run(characters, encode)
         except TimeoutError:
             return None
-        self._density.learn(read, sum(count_tokens(part.items) for part in encoded))
+        if all(query.cut.chunks == 1 for query, _ in asked):  # chunks overlap, and each has the query
+            self._density.learn(read, sum(count_tokens(part.items) for part in encoded))
         return encoded
 
-    def _bounded(self, query: Query) -> Cut:
-        """No document is cut into more chunks than make it too large for the queue."""
-        most = self._max_tokens // query.max_length + 2
-        return query.cut if query.cut.chunks <= most else dataclasses.replace(query.cut, chunks=most)
+    def _most_chunks(self, query: Query, documents: Sequence[str]) -> int:
+        """Chunks of a document, of which all together make no more than twice what the queue holds, or a few each."""
+        held = self._max_tokens // query.max_length + 2
+        return min(query.cut.chunks, max(_FEW_CHUNKS, 2 * held // len(documents)))
+
+    def _encode_query(self, query: Query, documents: Sequence[str]) -> Encoded:
+        """Raises `RequestTooLarge` if a document has so many chunks that the queue could hardly hold all."""
+        most = self._most_chunks(query, documents)
+        encoded = self._family.encode(
+            query.text,
+            documents,
+            max_length=query.max_length,
+            instruction=query.instruction,
+            cut=dataclasses.replace(query.cut, chunks=most),
+        )
+        cut_off = zip(encoded.chunks or (), encoded.truncated, strict=False)
+        if most < query.cut.chunks and any(chunks == most and truncated for chunks, truncated in cut_off):
+            raise RequestTooLarge(
+                f"a document has more than {most} chunks: send fewer documents, or ask for fewer chunks"
+            )
+        return encoded
 
     async def _outputs(self, job: Job, terms: Terms) -> JobResult:
         loop = asyncio.get_running_loop()

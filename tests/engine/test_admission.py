@@ -18,7 +18,7 @@ def admission(
     """A pass of ten tokens takes a tenth of a second."""
     made = Admission(max_tokens, max_seconds, pass_tokens=10, jitter=lambda: jitter)
     if speed is not None:
-        made.pace.learn(10, 10 / speed)
+        made.learn(10, 10 / speed, 0.0)
     return made
 
 
@@ -103,6 +103,21 @@ def test_an_idle_server_tries_what_may_be_possible_as_its_speed_may_have_changed
     filled(promise(5, due=2))
     with pytest.raises(DeadlineExceeded):
         filled(promise(9, due=2))
+
+
+def test_an_idle_server_that_computed_nothing_for_a_while_tries_anything() -> None:
+    """Else a speed measured in the worst of times would keep everyone out for ever."""
+    line = admission()
+    with pytest.raises(DeadlineExceeded):
+        line.admit(promise(50, due=2), 0.0)
+    line.admit(promise(50, due=13), 11.0)
+    with pytest.raises(RequestError):
+        line.admit(promise(50, due=13), 11.0)
+
+
+def test_who_takes_what_there_is_keeps_no_firm_request_out() -> None:
+    line = filled(promise(100, due=40, firm=False))
+    line.admit(promise(100), 0.0)
 
 
 def test_who_takes_what_there_is_comes_in_as_long_as_there_is_time_for_something() -> None:

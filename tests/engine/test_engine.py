@@ -14,7 +14,7 @@ import pytest
 from reranker_serve.backends.fake import FakeBackend
 from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.engine import Engine
-from reranker_serve.engine.job import JobResult
+from reranker_serve.engine.job import Job, JobResult
 from reranker_serve.errors import BackendLost, InferenceFailed, NotReady, OutOfMemory
 from reranker_serve.types import EncodedItem, FloatArray
 
@@ -508,3 +508,45 @@ def test_what_leaves_is_no_longer_waited_for(start: Start) -> None:
         raise InferenceFailed("no tokenizer")
     with engine.admitted(Promise(100_000, math.inf), 100_000):
         pass
+
+
+def test_a_pass_beside_one_that_failed_tells_nothing_of_the_speed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was done while the halves of the other were computed, and would seem to have taken no time."""
+    let_in, learned, gate = admission(40), list[float](), Gate()
+    learn = let_in.learn
+    monkeypatch.setattr(
+        let_in, "learn", lambda tokens, seconds, now: (learned.append(seconds), learn(tokens, seconds, now))
+    )
+    engine = Engine(Device(gate), let_in, 40)
+    engine.start()
+    slow = submit(engine, [item(1, length=30)])
+    assert gate.entered.wait(WAIT)
+    crowd = submit(engine, [item(1, length=10, marker=Device.FULL)] * 3)
+    threading.Timer(0.2, gate.open).start()
+    assert outputs(slow) == [0.0]
+    assert outputs(crowd) == [0.0] * 3
+    engine.close(WAIT)
+    assert learned[0] >= 0.15
+
+
+def test_what_was_done_when_a_job_is_cut_is_told_whole_or_not_at_all() -> None:
+    """The model thread may be delivering at that moment."""
+    for _ in range(300):
+        job = Job([item(1), item(1)], 0.0)
+        model = threading.Thread(target=job.deliver, args=(0, np.array([7.0], dtype=np.float32), 1.0))
+        model.start()
+        job.cut(1.0, 1)
+        model.join()
+        result = job.future.result(WAIT)
+        assert (result.outputs[result.computed] == 7.0).all()
+
+
+def test_the_pass_in_which_a_device_is_lost_is_told_of() -> None:
+    over: list[str | None] = []
+    device = Device(raise_on_poison(BackendLost))
+    engine = Engine(device, admission(40), 40, on_pass=lambda items: over.append)
+    engine.start()
+    with pytest.raises(NotReady):
+        outputs(submit(engine, [item(1, marker=POISON)]))
+    engine.close(WAIT)
+    assert over == ["BackendLost"]

@@ -8,7 +8,7 @@ import pytest
 
 from reranker_serve.engine.admission import CharacterBudget
 from reranker_serve.engine.tokenizers import Tokenizers
-from reranker_serve.errors import Overloaded
+from reranker_serve.errors import NotReady, Overloaded
 
 LARGE = 1_000_000
 
@@ -92,6 +92,18 @@ async def test_what_nobody_waits_for_any_more_is_not_tokenized_and_frees_its_cha
     assert await last == "there is room"
     await asyncio.gather(*running)
     assert held.begun == ["a", "b"]
+
+
+async def test_at_the_end_what_is_done_is_told_and_what_waits_is_refused(tokenizers: Tokenizers) -> None:
+    held = Held()
+    tasks = [asyncio.create_task(tokenizers.run(n, held.work(str(n)))) for n in range(4)]
+    await settled(held, 2)
+    tokenizers.close()
+    held.let_go()
+    async with asyncio.timeout(5):
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+    assert done[:2] == ["0", "1"]
+    assert [type(one) for one in done[2:]] == [NotReady, NotReady]
 
 
 async def test_work_whose_caller_went_away_holds_its_thread_and_characters_until_it_is_done(

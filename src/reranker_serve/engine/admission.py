@@ -21,7 +21,9 @@ from reranker_serve.errors import DeadlineExceeded, NoMemory, Overloaded, Reques
 # Chosen with `benchmarks/scheduling.py`.
 _FILLED_AT_FIRST, _FILLED_LATER = 0.8, 0.85
 # An idle server tries what would take so much longer than it may: its rate may have been measured in worse times.
+# After so many seconds without a pass it tries anything once, or a speed that is no longer true would stay for ever.
 _DOUBT = 4.0
+_FORGOTTEN_S = 10.0
 _LONGEST_RETRY_S = 600
 # Callers that were refused together come back over a time that is so much longer.
 _RETRY_SPREAD = 0.5
@@ -102,7 +104,8 @@ class Admission:
     def __init__(
         self, max_tokens: int, max_seconds: float, pass_tokens: int, jitter: Callable[[], float] = random.random
     ) -> None:
-        self.pace = Pace()
+        self.pace = Pace(pass_tokens)
+        self._computed_at = -math.inf
         self._max_tokens = max_tokens
         self._max_seconds = max_seconds
         self._pass_tokens = pass_tokens
@@ -110,8 +113,13 @@ class Admission:
         self._held: set[int] = set()
         self._firm: list[Promise] = []  # in the order of their due times
         self._firm_tokens = 0
-        self._sizes: Counter[tuple[int, int]] = Counter()  # tokens by priority and size
+        self._sizes: Counter[tuple[bool, int, int]] = Counter()  # tokens, by whether firm, priority and size
         self.tokens = 0
+
+    def learn(self, tokens: int, seconds: float, now: float) -> None:
+        """A pass of so many tokens that took so long is done."""
+        self.pace.learn(tokens, seconds)
+        self._computed_at = now
 
     def admit(self, promise: Promise, now: float, least: int | None = None) -> None:
         """Let a request in, of which `least` tokens are certain where its number is a guess.
@@ -186,13 +194,13 @@ class Admission:
     def _check_wait(self, new: Promise, now: float) -> None:
         """What is computed before it must not take longer than the queue may.
 
-        What is promised to others and due later can wait for a firm one; nothing waits for one that is not.
+        A firm one does not wait for those that are not; and what is due later can wait for it.
         """
         before = self.pace.seconds(
             sum(
                 tokens
-                for (priority, size), tokens in self._sizes.items()
-                if priority <= new.priority and size <= new.size
+                for (firm, priority, size), tokens in self._sizes.items()
+                if firm >= new.firm and priority <= new.priority and size <= new.size
             )
         )
         excess = before - (self._max_seconds if new.firm else min(self._max_seconds, new.due - now))
@@ -202,7 +210,7 @@ class Admission:
     def _check_due(self, new: Promise, now: float) -> None:
         """It must be in time, and make nobody late who is in time without it."""
         own, left = self.pace.seconds(new.tokens), new.due - now
-        if own > left * (1 if self._firm else _DOUBT):
+        if own > left * self._doubt(now):
             raise DeadlineExceeded(
                 f"the request would take about {own:.2g} s and is to be done within {left:.2g} s:"
                 " send fewer documents, or give it more time"
@@ -223,6 +231,12 @@ class Admission:
             waiting = self.pace.seconds(self._firm_tokens)
             raise self._overloaded(f"{waiting:.1f} s of work wait, and this takes {own:.2g} s", late)
 
+    def _doubt(self, now: float) -> float:
+        """How many times more than its time a request may seem to take, and still be tried."""
+        if self._firm:
+            return 1.0
+        return _DOUBT if now - self._computed_at < _FORGOTTEN_S else math.inf
+
     def _overloaded(self, why: str, excess: float) -> Overloaded:
         spread = 1 + _RETRY_SPREAD * self._jitter()
         retry = min(_LONGEST_RETRY_S, max(1, math.ceil(excess * spread)))
@@ -237,7 +251,7 @@ class Admission:
     def _count(self, promise: Promise, sign: int) -> None:
         tokens = sign * promise.tokens
         self.tokens += sign * promise.certain
-        kind = promise.priority, promise.size
+        kind = promise.firm, promise.priority, promise.size
         self._sizes[kind] += tokens
         if not self._sizes[kind]:
             del self._sizes[kind]

@@ -47,12 +47,16 @@ def _unseen(items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
 
 @dataclass(frozen=True, slots=True)
 class _Pass:
-    """A forward pass that was begun at `start`; `result` waits for it, and `seen` is told when it is over."""
+    """A forward pass that was begun at `start`; `result` waits for it, and `seen` is told when it is over.
+
+    `failures` is how many batches had failed by then: what is computed between makes its time mean nothing.
+    """
 
     units: list[Unit]
     start: float
     result: Callable[[], FloatArray]
     seen: Callable[[str | None], None]
+    failures: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ class Engine:
         self._changed = threading.Condition()
         self._batch: list[Unit] = []  # handed to the model thread and not yet done
         self._last_done = 0.0
+        self._failures = 0
         self._closing = False
         self._death: str | None = None
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
@@ -142,11 +147,11 @@ class Engine:
         Cancelling the job's future drops whatever is not computed yet. Raises what `admitted` raises, if the items
         are more than was promised for; a failure while computing is in the future.
         """
-        now = time.monotonic()
-        job = Job(items, now, promise)
+        now, tokens = time.monotonic(), count_tokens(items)
         with self._changed:
             self.check_open()
-            self._admission.correct(promise, job.waiting_tokens, now)
+            self._admission.correct(promise, tokens, now)
+            job = Job(items, now, promise)
             self._scheduler.add(job)
             self._on_queue(self._scheduler.queued_tokens)
             self._changed.notify()
@@ -204,9 +209,12 @@ class Engine:
         running: _Pass | None = None
         try:
             while (batch := self._pull(running)) or running:
-                begun = self._begin(batch)
+                begun = self._attempt(batch)
                 if running:
                     self._finish(running)
+                if isinstance(begun, _Failure):
+                    self._halve(batch, begun)
+                    begun = None
                 running = begun
                 if running and self._device is None:
                     self._finish(running)
@@ -231,14 +239,6 @@ class Engine:
         now = time.monotonic()
         return self._scheduler.next_batch(self._budget, now, self._admission.pressing(now))
 
-    def _begin(self, batch: list[Unit]) -> _Pass | None:
-        """Begin what is still wanted of a batch; None if that is nothing, or if it failed and was settled."""
-        begun = self._attempt(batch)
-        if isinstance(begun, _Failure):
-            self._halve(batch, begun)
-            return None
-        return begun
-
     def _finish(self, begun: _Pass) -> None:
         """Deliver a pass. If it failed, halve it until exactly the items at fault fail."""
         failure = self._deliver(begun)
@@ -246,6 +246,7 @@ class Engine:
             self._halve(begun.units, failure)
 
     def _halve(self, batch: list[Unit], failure: _Failure) -> None:
+        self._failures += 1
         waiting = self._halves(batch, failure)
         while waiting:
             half = waiting.pop()
@@ -273,11 +274,12 @@ class Engine:
         items = [unit.item for unit in units]
         seen = self._on_pass(items)
         if self._device is None:
-            return _Pass(units, start, partial(self._backend.forward, items), seen)
+            return _Pass(units, start, partial(self._backend.forward, items), seen, self._failures)
         try:
             with self._watchdog.watched(self._patience(units)):
-                return _Pass(units, start, self._device.begin(items), seen)
-        except BackendLost:
+                return _Pass(units, start, self._device.begin(items), seen, self._failures)
+        except BackendLost as error:
+            seen(type(error).__name__)
             raise
         except Exception as error:  # whatever a model may raise concerns these items alone
             failure = _Failure.of(error)
@@ -292,7 +294,8 @@ class Engine:
         begun.seen(None)
         now = time.monotonic()
         # A pass that was begun while another ran did not begin to be computed until that was done.
-        self._account(begun.units, now - max(begun.start, self._last_done))
+        seconds = now - max(begun.start, self._last_done)
+        self._account(begun.units, seconds if begun.failures == self._failures else 0.0, now)
         self._last_done = now
         for unit, row in zip(begun.units, rows, strict=True):
             unit.job.deliver(unit.position, row, now)
@@ -306,7 +309,8 @@ class Engine:
             if np.shape(rows) != expected:
                 raise BackendError(f"the backend returned numbers of shape {np.shape(rows)} where {expected} was due")
             return rows
-        except BackendLost:
+        except BackendLost as error:
+            begun.seen(type(error).__name__)
             raise
         except Exception as error:  # as above
             return _Failure.of(error)
@@ -320,10 +324,10 @@ class Engine:
         """How many times longer than a full pass this may take: attention of one long item grows with its square."""
         return max(1.0, max(len(unit.item) for unit in units) / self._budget) ** 2
 
-    def _account(self, units: list[Unit], seconds: float) -> None:
+    def _account(self, units: list[Unit], seconds: float, now: float) -> None:
         tokens = count_tokens(unit.item for unit in units)
         with self._changed:
-            self._admission.pace.learn(tokens, seconds)
+            self._admission.learn(tokens, seconds, now)
             for job in {unit.job for unit in units}:
                 self._admission.reduce(job.promise, job.waiting_tokens)
         self._on_batch(tokens)

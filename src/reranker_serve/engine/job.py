@@ -116,13 +116,11 @@ class Job:
         self._computed[position] = True
         self._missing -= 1
         if self._missing == 0:
-            self._resolve(now)
+            self._resolve(now, len(row))
 
     def cut(self, now: float, width: int) -> None:
         """Resolve the promise with what there is; rows of `width` numbers."""
-        if self._outputs is None:
-            self._outputs = np.zeros((len(self.items), width), dtype=np.float32)
-        self._resolve(now)
+        self._resolve(now, width)
 
     def fail(self, error: Exception) -> bool:
         """Break the promise; False if it was kept, broken or cancelled before."""
@@ -131,12 +129,12 @@ class Job:
             self.future.set_exception(error)
         return settled
 
-    def _resolve(self, now: float) -> None:
-        assert self._outputs is not None
+    def _resolve(self, now: float, width: int) -> None:
         started = now if self._started_at is None else self._started_at
-        # What is delivered while this is read is not told, so that no row is told before it is whole.
+        # First, so that no row is told before it is whole: the model thread may be delivering.
         computed = self._computed.copy()
-        result = JobResult(self._outputs, computed, started - self.submitted_at, now - started)
+        outputs = np.zeros((len(self.items), width), dtype=np.float32) if self._outputs is None else self._outputs
+        result = JobResult(outputs, computed, started - self.submitted_at, now - started)
         if self._settle():
             self.future.set_result(result)
 

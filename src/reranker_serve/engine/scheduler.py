@@ -64,8 +64,7 @@ class Scheduler:
         if self._jobs.pop(job, None) is None:
             return
         self.queued_tokens -= job.waiting_tokens
-        if len(self._places) > 2 * len(self._jobs) + _MOST_OUTDATED:
-            self._line_up()
+        self._tidy()
 
     def next_batch(self, budget: float, now: float = 0.0, pressing: float = -math.inf) -> list[Unit]:
         """Up to `budget` tokens of work; one item may exceed it. Empty if idle.
@@ -93,6 +92,9 @@ class Scheduler:
             if not job.has_waiting:
                 del self._jobs[job]
                 quick |= not begun
+            elif job.promise.due <= pressing:
+                heapq.heappush(self._places, self._place(job))  # it was not the first one, whose place is renewed
+        self._tidy()
         return batch
 
     def clear(self) -> list[Job]:
@@ -131,6 +133,10 @@ class Scheduler:
         pace = self._pace.seconds(1)
         if abs(pace - self._seconds_per_token) > _PACE_TOLERANCE * self._seconds_per_token:
             self._seconds_per_token = pace
+            self._line_up()
+
+    def _tidy(self) -> None:
+        if len(self._places) > 2 * len(self._jobs) + _MOST_OUTDATED:
             self._line_up()
 
     def _line_up(self) -> None:

@@ -13,10 +13,13 @@ from itertools import count
 from typing import Any, TypeVar
 
 from reranker_serve.engine.admission import CharacterBudget
+from reranker_serve.errors import NotReady
 
 # Tokenizing releases the interpreter lock. One thread is kept for requests that are not large.
 THREADS = 2
 _LARGE_CHARACTERS = 256 * 1024
+
+_CLOSED = "the server is shutting down, or has no threads left for the tokenizer"
 
 Result = TypeVar("Result")
 
@@ -65,7 +68,12 @@ class Tokenizers:
                 return
             text = heapq.heappop(self._waiting)
             self._free -= 1
-            self._threads.submit(text.work).add_done_callback(partial(self._ended, text, text.done.get_loop()))
+            try:
+                running = self._threads.submit(text.work)
+            except RuntimeError:  # closed, or the system has no more threads
+                running = Future()
+                running.cancel()
+            running.add_done_callback(partial(self._ended, text, text.done.get_loop()))
 
     def _ended(self, text: _Text, loop: asyncio.AbstractEventLoop, ended: Future[Any]) -> None:
         with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
@@ -74,14 +82,13 @@ class Tokenizers:
     def _end(self, text: _Text, ended: Future[Any]) -> None:
         self._free += 1
         self._budget.give_back(text.characters)
+        if not text.done.done():
+            error = NotReady(_CLOSED) if ended.cancelled() else ended.exception()
+            if error is None:
+                text.done.set_result(ended.result())
+            else:
+                text.done.set_exception(error)
         self._begin()
-        if text.done.done():
-            return
-        error = ended.exception()
-        if error is None:
-            text.done.set_result(ended.result())
-        else:
-            text.done.set_exception(error)
 
     def _withdraw(self, text: _Text) -> None:
         """Its caller went away: unless it is being tokenized, it will not be."""
