@@ -7,7 +7,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +17,7 @@ from reranker_serve.backends import device as policy
 from reranker_serve.errors import ModelError, OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.settings import Settings
-from reranker_serve.types import Backend, Family, ModelInfo, Scorer, count_tokens
+from reranker_serve.types import Backend, EncodedItem, Family, ModelInfo, Scorer, count_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -71,14 +71,13 @@ def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, 
     while True:
         encoded = family.encode("warm up", [text] * documents, max_length=longest, instruction=None)
         tokens = count_tokens(encoded.items)
-        start = time.monotonic()
         try:
-            backend.forward(encoded.items)
+            # The better of two: one may have to wait for other programs.
+            measured = tokens, min(_seconds(backend, encoded.items) for _ in range(2))
         except OutOfMemory:
             if measured is None:
                 raise
             return measured
-        measured = tokens, time.monotonic() - start
         if measured[1] >= _LONG_ENOUGH_S or 2 * tokens > budget:
             return measured
         documents *= 2
@@ -91,6 +90,12 @@ def _threads(settings: Settings) -> int:
         heard = "ignored" if settings.cpu_threads or not cores.openmp_threads(openmp) else "honoured"
         logger.info("computing with %d thread(s): OMP_NUM_THREADS=%s is %s", threads, openmp, heard)
     return threads
+
+
+def _seconds(backend: Backend, items: Sequence[EncodedItem]) -> float:
+    start = time.monotonic()
+    backend.forward(items)
+    return time.monotonic() - start
 
 
 @contextmanager

@@ -69,3 +69,9 @@ async def test_the_path_that_is_named_answers(dialect: Dialect, connect: Connect
                 if "POST to" in line:
                     named = line.split("POST to ")[1].split(";")[0]
                     assert (await client.post(named, json=GOOD)).status_code in (200, 422), (asked, line)
+
+
+async def test_a_character_that_does_not_show_is_shown(connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.post("/v1/rerank%0A", json={"query": "a", "documents": ["b"]})
+    assert reply.json()["detail"].startswith("there is no /v1/rerank%0A here: POST to /v1/rerank")

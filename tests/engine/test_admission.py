@@ -37,7 +37,7 @@ def filled(*promises: Promise, now: float = 0.0, **facts: float) -> Admission:
 def test_a_request_comes_in_if_it_can_be_done_in_time_beside_what_waits() -> None:
     line = filled(*[promise(1, due=6) for _ in range(3)])
     line.admit(promise(1, due=6), 0.0)  # 0.1 for a pass, 3 / 0.8 for what is before it, 1 for itself: 4.85
-    with pytest.raises(Overloaded, match=r"4\.0 s of work wait, and this takes 1 s; retry in 1 s"):
+    with pytest.raises(Overloaded, match="4 s of work wait, and this takes 1 s; retry in 1 s"):
         line.admit(promise(1, due=6), 0.0)  # 6.1
     line.admit(promise(1, due=6.2), 0.0)
 
@@ -83,7 +83,7 @@ def test_who_has_little_time_comes_in_before_those_who_have_much() -> None:
 
 def test_the_queue_is_as_long_as_the_seconds_say() -> None:
     line = filled(*[promise(10) for _ in range(4)], max_seconds=30.0)
-    with pytest.raises(Overloaded, match=r"40\.0 s of work wait; retry in 10 s"):
+    with pytest.raises(Overloaded, match="40 s of work wait; retry in 10 s"):
         line.admit(promise(10), 0.0)
     line.admit(promise(10, priority=-1), 0.0)
     line.admit(promise(1), 0.0)

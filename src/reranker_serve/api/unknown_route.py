@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
+from urllib.parse import quote
 
 from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.errors import UnknownRoute
@@ -13,7 +14,7 @@ _PATHS = [path for dialect in DIALECTS for path in dialect.paths if "{" not in p
 def unknown_route(path: str) -> UnknownRoute:
     meant = _meant(path)
     advice = "see /docs" if meant is None else f"POST to {meant}{_base_url(path, meant)}"
-    return UnknownRoute(f"there is no {path} here: {advice}")
+    return UnknownRoute(f"there is no {quote(path)} here: {advice}")  # a line break would not show
 
 
 def _meant(path: str) -> str | None:

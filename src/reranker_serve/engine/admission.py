@@ -205,14 +205,14 @@ class Admission:
         )
         excess = before - (self._max_seconds if new.firm else min(self._max_seconds, new.due - now))
         if before and excess > 0:
-            raise self._overloaded(f"{before:.1f} s of work wait", excess)
+            raise self._overloaded(f"{_told(before)} of work wait", excess)
 
     def _check_due(self, new: Promise, now: float) -> None:
         """It must be in time, and make nobody late who is in time without it."""
         own, left = self.pace.seconds(new.tokens), new.due - now
         if own > left * self._doubt(now):
             raise DeadlineExceeded(
-                f"the request would take about {own:.2g} s and is to be done within {left:.2g} s:"
+                f"the request would take about {_told(own)} and is to be done within {_told(left)}:"
                 " send fewer documents, or give it more time"
             )
         if not self._firm:
@@ -229,7 +229,7 @@ class Admission:
         late = max(late, start + before / _FILLED_AT_FIRST + own - new.due)
         if late > 0:
             waiting = self.pace.seconds(self._firm_tokens)
-            raise self._overloaded(f"{waiting:.1f} s of work wait, and this takes {own:.2g} s", late)
+            raise self._overloaded(f"{_told(waiting)} of work wait, and this takes {_told(own)}", late)
 
     def _doubt(self, now: float) -> float:
         """How many times more than its time a request may seem to take, and still be tried."""
@@ -257,6 +257,10 @@ class Admission:
             del self._sizes[kind]
         if promise.firm:
             self._firm_tokens += tokens
+
+
+def _told(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds >= 10 else f"{seconds:.2g} s"
 
 
 def _due(promise: Promise) -> float:
