@@ -19,10 +19,11 @@ from typing import NamedTuple
 from reranker_serve.engine.job import Job, Unit
 from reranker_serve.engine.pace import Pace
 
-# Chosen with `benchmarks/scheduling.py`: at 5 the small ones wait twice as long under mixed load, and beyond 10
-# nothing is gained.
+# Chosen with `benchmarks/scheduling.py`: at 5 the median request of mixed sizes waits four times as long at twice the
+# load; without bound (strictly shortest first) the longer ones of like requests are late.
 _PATIENCE = 10
 
+# Places are taken anew when the machine's speed has changed by so much.
 _PACE_TOLERANCE = 0.1
 # Of a pass that finishes a request which it began, as whoever asks for ten documents does not want to wait for a pass
 # full of somebody else's thousand. Those that fit whole may fill it.
