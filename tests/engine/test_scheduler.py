@@ -218,6 +218,16 @@ def test_requests_that_were_given_up_are_not_kept_behind_others() -> None:
     assert len(line._places) < 100
 
 
+def test_requests_that_were_finished_because_they_were_due_are_not_kept_behind_others() -> None:
+    line = scheduler()
+    for number in range(1000):
+        line.add(job(5, at=float(number)))
+        line.add(job(5, at=float(number), due=1.0, priority=9))
+        line.next_batch(5, pressing=1.0)
+        line.next_batch(5)
+    assert len(line._places) < 100
+
+
 def test_a_job_of_nothing_is_refused_as_it_would_block_the_line() -> None:
     with pytest.raises(ValueError, match="no items"):
         job()
