@@ -144,10 +144,11 @@ def _print_welcome(settings: Settings) -> None:
         '{"query": "How do plants make food?", "documents": ["The stock market fell on Monday.",'
         ' "Photosynthesis turns sunlight into sugar."]}'
     )
+    docs = f"  docs  {url}/docs\n" if settings.enable_docs else ""
     print(
         f"reranker-serve {__version__}, loading {settings.served_name}\n"
         f"  API   {url}/rerank   (Cohere: /v1/rerank, /v2/rerank; Jina: /api/v1/rerank)\n"
-        f"  docs  {url}/docs\n"
+        f"{docs}"
         f"  try   {curl} {url}/rerank{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
         flush=True,
     )

@@ -65,6 +65,7 @@ def test_nobody_comes_in_who_would_make_another_late() -> None:
 def test_who_is_late_already_keeps_nobody_out() -> None:
     line = filled(promise(5, due=9))
     line.admit(promise(0.5, due=8.9), 8.0)
+    assert line.tokens == 550
 
 
 def test_a_large_request_that_waits_longer_does_not_keep_small_ones_out() -> None:
@@ -72,6 +73,7 @@ def test_a_large_request_that_waits_longer_does_not_keep_small_ones_out() -> Non
     line = filled(promise(100))
     line.admit(promise(0.1), 0.0)
     line.admit(promise(0.1, due=1), 0.0)
+    assert line.tokens == 10_020
 
 
 def test_who_has_little_time_comes_in_before_those_who_have_much() -> None:
@@ -90,7 +92,7 @@ def test_the_queue_is_as_long_as_the_seconds_say() -> None:
 
 
 def test_alone_a_request_may_take_all_of_its_time_and_more_than_the_queue_is_long() -> None:
-    filled(promise(299, due=300))
+    assert filled(promise(299, due=300)).tokens == 29_900
 
 
 def test_what_could_not_be_done_in_time_even_alone_is_told_at_once() -> None:
@@ -118,6 +120,7 @@ def test_an_idle_server_that_computed_nothing_for_a_while_tries_anything() -> No
 def test_who_takes_what_there_is_keeps_no_firm_request_out() -> None:
     line = filled(promise(100, due=40, firm=False))
     line.admit(promise(100), 0.0)
+    assert line.tokens == 20_000
 
 
 def test_who_takes_what_there_is_comes_in_as_long_as_there_is_time_for_something() -> None:
