@@ -56,9 +56,13 @@ def free_port() -> int:
 
 
 def environment(**settings: str) -> dict[str, str]:
-    """This process's environment without RERANKER_ names, and with `settings` as RERANKER_ names."""
+    """This process's environment without RERANKER_ names, and with `settings` as RERANKER_ names.
+
+    Without a port among them it is a free one: another program may hold the default.
+    """
     kept = {name: value for name, value in os.environ.items() if not name.startswith("RERANKER_")}
-    return kept | {f"RERANKER_{name.upper()}": value for name, value in settings.items()}
+    given = {"port": str(free_port())} | settings
+    return kept | {f"RERANKER_{name.upper()}": value for name, value in given.items()}
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.processes import CLI, FAKE_SERVER, environment, free_port
+from tests.server.processes import CLI, FAKE_SERVER, environment
 
 SERVE = [*CLI, "serve"]
 
@@ -67,7 +67,7 @@ CLASSIFIER = {"architectures": ["BertForSequenceClassification"], "model_type": 
     ],
 )
 def test_a_setting_that_cannot_work_is_named(tmp_path: Path, settings: dict[str, str], said: list[str]) -> None:
-    status, line = start(tmp_path, **{"port": "0", **settings} if "port" in settings else settings)
+    status, line = start(tmp_path, **settings)
     assert status != 0
     assert all(part in line for part in said), line
 
@@ -118,7 +118,7 @@ def test_a_model_that_cannot_be_loaded_is_one_line_and_status_3(tmp_path: Path, 
     done = subprocess.run(
         SERVE,
         cwd=tmp_path,
-        env=environment(workers=workers, model_path="./nowhere", port=str(free_port())),
+        env=environment(workers=workers, model_path="./nowhere"),
         capture_output=True,
         text=True,
         timeout=60,
@@ -134,14 +134,14 @@ def test_a_loaded_model_that_cannot_be_served_is_one_line_and_status_3(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: str
 ) -> None:
     monkeypatch.setenv("FAULT_AT_START", "1")
-    status, line = start(tmp_path, command=FAKE_SERVER, workers=workers, port=str(free_port()))
+    status, line = start(tmp_path, command=FAKE_SERVER, workers=workers)
     assert status == 3
     assert "loading the model failed: RuntimeError: no such thing as a cap" in line
 
 
 def test_without_a_temporary_folder_several_workers_say_what_to_do(tmp_path: Path) -> None:
     without_files = ["sh", "-c", 'ulimit -f 0; exec "$@"', "sh"]
-    status, line = start(tmp_path, within=without_files, workers="2", port=str(free_port()))
+    status, line = start(tmp_path, within=without_files, workers="2")
     assert status == 1
     assert line.startswith("error: several workers")
     assert "TMPDIR" in line

@@ -123,7 +123,11 @@ def test_workers_of_a_program_of_ones_own_say_what_they_cannot_know(
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", f"{ROOT}:{ROOT / 'src'}")
     program = tmp_path / "own.py"
-    program.write_text("import uvicorn\nif __name__ == '__main__':\n    uvicorn.run('src.main:app', workers=2)\n")
+    program.write_text(
+        "import os, uvicorn\n"
+        "if __name__ == '__main__':\n"
+        "    uvicorn.run('src.main:app', port=int(os.environ['RERANKER_PORT']), workers=2)\n"
+    )
     for settings, said in ({}, True), ({"workers": "2"}, False), ({"cpu_threads": "1"}, False):
         with running(tmp_path, [sys.executable, str(program)], model_path="./nowhere", **settings) as server:
             server.process.wait(30)
