@@ -22,6 +22,7 @@ LAYERS = [
     ["settings", "rates", "telemetry", "keys"],
     ["families", "backends"],
     ["engine", "cache"],
+    ["encoding"],
     ["scoring"],
     ["service", "loader"],
     ["lifecycle"],

@@ -94,6 +94,7 @@ def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextM
         "description": _DESCRIPTION,
         "docs_url": None,
         "redoc_url": None,
+        "redirect_slashes": False,  # paths come without one at their end: it would send callers in a circle
         # Relative to the description, as a proxy may take away a prefix and tell nobody.
         "servers": [{"url": "."}],
         "root_path_in_servers": False,

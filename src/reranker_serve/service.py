@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker_serve.cache import Found
+from reranker_serve.encoding import Query
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.tokenizers import THREADS
 from reranker_serve.errors import (
@@ -20,7 +21,7 @@ from reranker_serve.errors import (
     TooManyDocuments,
     UnknownModel,
 )
-from reranker_serve.scoring import Query, Scores, Scoring, Terms
+from reranker_serve.scoring import Scores, Scoring, Terms
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
@@ -88,9 +89,7 @@ class Reranker:
 
     async def tokenize(self, texts: Sequence[str], special: bool) -> list[list[Token]]:
         """Each text's tokens, as the model sees the text by itself."""
-        family = self.scorer.family
-        characters = sum(map(len, texts))
-        return await self._scoring.tokenizers.run(characters, lambda: [family.tokens(text, special) for text in texts])
+        return await self._scoring.encoding.tokens(texts, special)
 
     def close(self, timeout: float | None = None) -> int:
         """Finish what was admitted within `timeout` seconds, then stop; blocks. Returns how many were dropped."""

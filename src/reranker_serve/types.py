@@ -158,15 +158,21 @@ def count_tokens(items: Iterable[EncodedItem]) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """A request as the model reads it; `truncated` has one flag a document.
+    """A query and documents as the model reads them; `truncated` has one flag a document.
 
-    `chunks` has each document's number of items, which stand together; None: one each.
+    `chunks` has each document's number of items, which stand together and come last; before them may stand items of
+    the query alone.
     """
 
     items: tuple[EncodedItem, ...]
     truncated: tuple[bool, ...]
-    query_truncated: bool = False
-    chunks: tuple[int, ...] | None = None
+    query_truncated: bool
+    chunks: tuple[int, ...]
+
+    @property
+    def first(self) -> int:
+        """Where the documents' items begin."""
+        return len(self.items) - sum(self.chunks)
 
 
 @dataclass(frozen=True, slots=True)

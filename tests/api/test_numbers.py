@@ -10,6 +10,7 @@ import pytest
 
 from reranker_serve.api.dialect import Dialect
 from reranker_serve.api.dialects.table import DIALECTS
+from reranker_serve.api.options import Whole
 from tests.api.test_dialects import body_in
 from tests.conftest import Connect
 
@@ -22,10 +23,10 @@ LARGE = ["1e308", str(2**63), str(2**64), str(10**300), f'"{10**300}"', "9007199
 
 
 def whole_numbers(dialect: Dialect) -> list[str]:
-    """Every name of every field that is an integer."""
+    """Every name of every field that is a whole number."""
     names = []
     for name, field in dialect.body.model_fields.items():
-        if int in get_args(field.annotation):
+        if Whole in get_args(field.annotation):
             alias: Any = field.validation_alias
             names += alias.choices if alias else [name]
     return names

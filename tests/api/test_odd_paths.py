@@ -49,8 +49,8 @@ async def test_no_parameter_of_a_path_holds_a_line_break(odd: str, connect: Conn
         ("/v1/rerank/v1/rerank", "POST to /v1/rerank; if the client adds /v1/rerank, its base URL must end before it"),
         ("/api/rerank", "POST to /api/v1/rerank; if the client adds /rerank, its base URL must end in /api/v1"),
         ("/prefix/rerank", "POST to /rerank; if the client adds /rerank, its base URL must end before it"),
-        ("/v1/embeddings", "see /docs"),
-        ("/favicon.ico", "see /docs"),
+        ("/v1/embeddings", "to rerank, POST to /rerank"),
+        ("/favicon.ico", "to rerank, POST to /rerank"),
     ],
 )
 async def test_who_asks_beside_a_rerank_path_is_told_the_right_one(asked: str, said: str, connect: Connect) -> None:
@@ -75,3 +75,9 @@ async def test_a_character_that_does_not_show_is_shown(connect: Connect) -> None
     async with connect() as client:
         reply = await client.post("/v1/rerank%0A", json={"query": "a", "documents": ["b"]})
     assert reply.json()["detail"].startswith("there is no /v1/rerank%0A here: POST to /v1/rerank")
+
+
+@pytest.mark.parametrize("path", ["/docs/assets", "/docs/assets/", "/rerank/", "/health/"])
+async def test_nobody_is_sent_in_a_circle(path: str, connect: Connect) -> None:
+    async with connect(enable_docs="true") as client:
+        assert not (await client.get(path)).has_redirect_location

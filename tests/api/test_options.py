@@ -153,3 +153,18 @@ async def test_a_deadline_that_is_no_number_of_seconds_is_named(value: str, conn
         )
     assert reply.status_code == 400
     assert "X-Request-Timeout" in reply.json()["detail"]
+
+
+@pytest.mark.parametrize("field", ["deadline_ms", "timeout_ms", "top_n", "max_length", "priority"])
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [(True, "must be a whole number, not true or false"), (1e300, "is too large a number"), (1.5, "valid integer")],
+)
+async def test_a_number_that_is_none_or_too_large_is_named(
+    field: str, value: object, said: str, connect: Connect
+) -> None:
+    async with connect() as client:
+        reply = await client.post("/rerank", json={"query": "fox", "documents": ["a fox"], field: value})
+    assert reply.status_code == 400
+    assert f"{field} " in reply.json()["detail"]
+    assert said in reply.json()["detail"]

@@ -7,9 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from reranker_serve.backends.fake import FakeBackend
-from reranker_serve.scoring import _least_tokens
-from reranker_serve.types import WHOLE, Cut, Family, ModelInfo, Scorer
+from reranker_serve.encoding import _least_tokens
+from reranker_serve.types import WHOLE, Cut, Family
 from tests.families.test_cut import FAMILIES
 
 TEXTS = ["", " ", "a", "-", ".", ":", "\n", "  \t", "\u200b", "\u4f60", "how", "how do plants make food " * 9]
@@ -19,7 +18,7 @@ TEXTS = ["", " ", "a", "-", ".", ":", "\n", "  \t", "\u200b", "\u4f60", "how", "
 @pytest.mark.parametrize("cut", [WHOLE, Cut(side="left"), Cut(chunks=3), Cut(query_tokens=1, document_tokens=1)])
 def test_no_document_costs_less_than_an_empty_one(build: Callable[[Path], Family], cut: Cut, tmp_path: Path) -> None:
     family = build(tmp_path)
-    least = _least_tokens(Scorer(ModelInfo("m", "r", "a"), family, FakeBackend()))
+    least = _least_tokens(family)
     assert least >= 1
     for max_length in (family.max_length_bounds[0], family.max_length_bounds[1]):
         for query in TEXTS:

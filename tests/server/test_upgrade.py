@@ -150,8 +150,9 @@ def under_uvicorn(
 def test_under_uvicorn_with_our_connections_or_told_what_helps(under_uvicorn: tuple[Server, bool]) -> None:
     """With uvicorn's own connections the body is lost before the application is asked."""
     server, ours = under_uvicorn
-    with Wire(server.url) as wire:
-        wire.send(post(*JAVA))
-        reply = wire.reply()
-    assert reply.status == (200 if ours else 400)
-    assert ours or "--http reranker_serve.connections:BoundedConnection" in reply.json["detail"]
+    for message in post(*JAVA), chunked(*JAVA):
+        with Wire(server.url) as wire:
+            wire.send(message)
+            reply = wire.reply()
+        assert reply.status == (200 if ours else 400)
+        assert ours or "--http reranker_serve.connections:BoundedConnection" in reply.json["detail"]

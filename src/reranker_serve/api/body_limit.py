@@ -72,7 +72,8 @@ class _Arriving:
         self._size = 0
         length = headers.get("content-length", "")
         self.declared = int(length) if length.isdecimal() else 0
-        self._offers_upgrade = "upgrade" in headers
+        # As a request without a body may, but for these.
+        self._may_be_lost = "upgrade" in headers and (self.declared > 0 or "transfer-encoding" in headers)
         if self.declared > limit:
             raise _too_large(limit)
 
@@ -86,7 +87,7 @@ class _Arriving:
         self.complete = not message.get("more_body", False)
         if self._size > self._limit:
             raise _too_large(self._limit)
-        if self.complete and self._offers_upgrade and self.declared > self._size == 0 and "body" in message:
+        if self._may_be_lost and self.complete and self._size == 0 and "body" in message:
             raise MalformedBody(
                 "uvicorn loses the body where an upgrade is offered: offer none, or start uvicorn with"
                 " --http reranker_serve.connections:BoundedConnection"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
@@ -32,6 +33,17 @@ def _json_object(value: object) -> object:
         raise ValueError("must be a JSON object, or one written as a string") from None
 
 
+def _whole(value: object) -> object:
+    """JSON's true is no number, though Python's is 1."""
+    if isinstance(value, bool):
+        raise ValueError("must be a whole number, not true or false")
+    if isinstance(value, float) and abs(value) > sys.maxsize:
+        raise ValueError("is too large a number")
+    return value
+
+
+Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
+
 Side = Annotated[
     Literal["left", "right"], BeforeValidator(_lower, json_schema_input_type=Literal["left", "right", "Left", "Right"])
 ]
@@ -59,15 +71,15 @@ class Options(BaseModel):
         description="what counts as relevant; an error on models that take none",
     )
     chat_template_kwargs: Instructed | None = Field(None, description="its `instruction` counts as `instruction`")
-    max_length: int | None = Field(None, ge=1, description="narrows the server's limit of tokens of one pair")
-    truncate_prompt_tokens: int | None = Field(None, ge=-1, description="as `max_length`; -1 is the server's limit")
-    max_tokens_per_doc: int | None = Field(
+    max_length: Whole | None = Field(None, ge=1, description="narrows the server's limit of tokens of one pair")
+    truncate_prompt_tokens: Whole | None = Field(None, ge=-1, description="as `max_length`; -1 is the server's limit")
+    max_tokens_per_doc: Whole | None = Field(
         None,
         ge=0,
         validation_alias=AliasChoices("max_tokens_per_doc", "max_doc_length"),
         description="tokens of a document that are read at most; 0 is no limit but the model's",
     )
-    max_tokens_per_query: int | None = Field(
+    max_tokens_per_query: Whole | None = Field(
         None,
         ge=0,
         validation_alias=AliasChoices("max_tokens_per_query", "max_query_length"),
@@ -83,20 +95,20 @@ class Options(BaseModel):
         validation_alias=AliasChoices("truncate", "truncation"),
         description="false or `NONE`: a text that does not fit is an error; `START`: it loses its beginning",
     )
-    max_chunks_per_doc: int | None = Field(
+    max_chunks_per_doc: Whole | None = Field(
         None,
         ge=1,
         description="cut a long document into up to so many overlapping chunks; the best one's score counts,"
         " and `chunks` of each result tells how many were read",
     )
-    overlap_tokens: int | None = Field(
+    overlap_tokens: Whole | None = Field(
         None, ge=0, description="tokens that neighbouring chunks share; an eighth of a chunk when not given"
     )
-    priority: int | None = Field(None, description="a lower number is computed earlier; 0 when not given")
-    timeout_ms: int | None = Field(
+    priority: Whole | None = Field(None, description="a lower number is computed earlier; 0 when not given")
+    timeout_ms: Whole | None = Field(
         None, ge=1, description="answer within so many milliseconds or with 504; narrows the server's limit"
     )
-    deadline_ms: int | None = Field(
+    deadline_ms: Whole | None = Field(
         None,
         ge=1,
         description="answer after so many milliseconds at the latest, with the documents that are scored by then",

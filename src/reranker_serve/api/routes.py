@@ -139,7 +139,7 @@ def _header_number(headers: Mapping[str, str], name: str) -> float | None:
     except ValueError:
         number = math.nan
     if not 0 < number < math.inf:
-        raise InvalidRequest(f"{name} must be a number above 0", name)
+        raise InvalidRequest(f"{name} must be a number above 0, and finite", name)
     return number
 
 

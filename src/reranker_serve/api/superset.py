@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialect import Reply
 from reranker_serve.api.documents import Documents, Query, document_texts, echo
-from reranker_serve.api.options import Options, chunk_count, core_request
+from reranker_serve.api.options import Options, Whole, chunk_count, core_request
 from reranker_serve.types import RerankRequest, RerankResult
 
 # Cohere bills one search unit for a query with up to this many documents.
@@ -23,7 +23,7 @@ class SupersetRequest(Options):
         validation_alias=AliasChoices("documents", "docs"),
         description="strings, or objects with `text`, `content` or the fields named in `rank_fields`; or one string",
     )
-    top_n: int | None = Field(None, ge=0, description="return only the best n; 0, or more than there are: all")
+    top_n: Whole | None = Field(None, ge=0, description="return only the best n; 0, or more than there are: all")
     rank_fields: list[str] | None = Field(None, description="fields of object documents that form the ranked text")
     return_documents: bool | None = Field(None, description="echo each document beside its score; false by default")
 

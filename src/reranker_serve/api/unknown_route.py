@@ -13,7 +13,7 @@ _PATHS = [path for dialect in DIALECTS for path in dialect.paths if "{" not in p
 
 def unknown_route(path: str) -> UnknownRoute:
     meant = _meant(path)
-    advice = "see /docs" if meant is None else f"POST to {meant}{_base_url(path, meant)}"
+    advice = "to rerank, POST to /rerank" if meant is None else f"POST to {meant}{_base_url(path, meant)}"
     return UnknownRoute(f"there is no {quote(path)} here: {advice}")  # a line break would not show
 
 

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import Documents, Query, document_texts
-from reranker_serve.api.options import Options, chunk_count, core_request
+from reranker_serve.api.options import Options, Whole, chunk_count, core_request
 from reranker_serve.api.superset import usage
 from reranker_serve.types import RerankRequest, RerankResult
 
@@ -20,7 +20,7 @@ class HfRequest(Options):
 
     query: Query = Field(description="what the texts should be relevant to")
     texts: Documents = Field(description="strings")
-    top_k: int | None = Field(
+    top_k: Whole | None = Field(
         None,
         ge=0,
         validation_alias=AliasChoices("top_k", "top_n"),

@@ -9,7 +9,7 @@ from pydantic import Field
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import Documents, Query, document_texts
 from reranker_serve.api.errors import type_of
-from reranker_serve.api.options import Options, chunk_count, core_request
+from reranker_serve.api.options import Options, Whole, chunk_count, core_request
 from reranker_serve.api.superset import usage
 from reranker_serve.errors import RequestError
 from reranker_serve.types import RerankRequest, RerankResult
@@ -20,7 +20,7 @@ class MixedbreadRequest(Options):
 
     query: Query = Field(description="what the inputs should be relevant to")
     input: Documents = Field(description="strings, or objects with `text` or the fields named in `rank_fields`")
-    top_k: int | None = Field(None, ge=0, description="return only the best k; 0, or more than there are: all")
+    top_k: Whole | None = Field(None, ge=0, description="return only the best k; 0, or more than there are: all")
     rank_fields: list[str] | None = Field(None, description="fields of object inputs that form the ranked text")
     return_input: bool | None = Field(None, description="echo each input as it came; false by default")
 

@@ -12,6 +12,7 @@ from pydantic import AliasChoices, Field
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import document_texts
 from reranker_serve.api.errors import plain_error
+from reranker_serve.api.options import Whole
 from reranker_serve.api.superset import SupersetRequest, superset_reply, to_core
 from reranker_serve.types import RerankResult
 
@@ -19,7 +20,7 @@ from reranker_serve.types import RerankResult
 class VoyageRequest(SupersetRequest):
     """Score documents against a query, Voyage's fields."""
 
-    top_n: int | None = Field(
+    top_n: Whole | None = Field(
         None,
         ge=0,
         validation_alias=AliasChoices("top_k", "top_n"),
