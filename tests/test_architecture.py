@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "errors"],
-    ["settings", "rates", "telemetry", "keys"],
+    ["settings", "rates", "telemetry", "keys", "checkpoint"],
     ["families", "backends"],
     ["engine", "cache"],
     ["encoding"],

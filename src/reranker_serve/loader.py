@@ -51,7 +51,7 @@ def load(settings: Settings) -> Scorer:
         from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
 
     backend = torch_backend.load(
-        files.folder,
+        checkpoint,
         family.readout,
         device=settings.device,
         half_precision=settings.use_fp16,

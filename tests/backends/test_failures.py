@@ -14,6 +14,7 @@ from transformers import AutoModelForSequenceClassification
 
 from reranker_serve.backends import torch as torch_backend
 from reranker_serve.backends.torch import CudaBackend, TorchBackend, load_finite
+from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import BackendError, BackendLost, ModelError, OutOfMemory
 from reranker_serve.types import ClassifierReadout, EncodedItem
 from tests.checkpoints import save_cross_encoder
@@ -149,7 +150,7 @@ def test_a_device_that_fails_while_loading_is_told_in_one_line(
 
     monkeypatch.setattr(torch_backend, "load_weights", fail)
     with pytest.raises(ModelError, match=line) as caught:
-        load_finite(folder, ClassifierReadout(), "cpu", ("float32",))
+        load_finite(read_folder(folder), ClassifierReadout(), "cpu", ("float32",))
     assert "\n" not in str(caught.value)
 
 

@@ -14,6 +14,7 @@ from reranker_serve.backends import packed
 from reranker_serve.backends.layout import Layout
 from reranker_serve.backends.torch import CudaBackend, TorchBackend
 from reranker_serve.backends.weights import load_weights
+from reranker_serve.checkpoint import read_folder
 from reranker_serve.types import ClassifierReadout, EncodedItem, OverlappingBackend
 from tests.checkpoints import save_cross_encoder
 
@@ -162,7 +163,9 @@ def test_a_pass_can_be_begun_before_the_one_before_it_is_read(tmp_path: Path) ->
 
 def test_weights_that_are_loaded_straight_to_a_device_are_the_same(tmp_path: Path) -> None:
     folder = save_cross_encoder("bert", tmp_path)
-    ours, straight = (load_weights(folder, ClassifierReadout(1), torch.float32, device) for device in ("cpu", "cpu:0"))
+    ours, straight = (
+        load_weights(read_folder(folder), ClassifierReadout(1), torch.float32, device) for device in ("cpu", "cpu:0")
+    )
     expected = ours.state_dict()
     assert straight.state_dict().keys() == expected.keys()
     for name, tensor in straight.state_dict().items():

@@ -17,6 +17,7 @@ from transformers import BertConfig, BertForSequenceClassification
 
 from reranker_serve.backends.device import MappedFiles
 from reranker_serve.backends.weights import StoredEmbedding, load_weights, stored_precision
+from reranker_serve.checkpoint import read_folder
 from reranker_serve.types import ClassifierReadout
 from tests.checkpoints import (
     CROSS_ENCODERS,
@@ -72,26 +73,26 @@ def test_what_a_checkpoint_was_saved_in_is_declared_or_seen_in_its_files(
     (tmp_path / "config.json").write_text(json.dumps(declared))
     save_file({"norm": torch.ones(8), "positions": torch.arange(9)}, tmp_path / "model-1.safetensors")
     save_file({"layer": torch.ones(4, 4).half(), "norm": torch.ones(())}, tmp_path / "model-2.safetensors")
-    assert stored_precision(tmp_path) == precision
+    assert stored_precision(read_folder(tmp_path)) == precision
 
 
 @pytest.mark.parametrize("content", [b"", b"broken"])
 def test_of_files_that_cannot_be_read_no_precision_is_known(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
-    assert stored_precision(tmp_path) is None
+    assert stored_precision(read_folder(tmp_path)) is None
     (tmp_path / "model.safetensors").write_bytes(content)
-    assert stored_precision(tmp_path) is None
+    assert stored_precision(read_folder(tmp_path)) is None
     save_file({"ids": torch.arange(9)}, tmp_path / "model.safetensors")
-    assert stored_precision(tmp_path) is None
+    assert stored_precision(read_folder(tmp_path)) is None
 
 
 @needs_statm
 def test_the_table_of_embeddings_stays_in_its_file(tmp_path: Path) -> None:
     store(save_cross_encoder("bert", tmp_path), torch.float16)
-    model = load_weights(tmp_path, ClassifierReadout(), torch.float32, "cpu")
+    model = load_weights(read_folder(tmp_path), ClassifierReadout(), torch.float32, "cpu")
     assert isinstance(model.get_input_embeddings(), StoredEmbedding)
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
-    same = load_weights(tmp_path, ClassifierReadout(), torch.float16, "cpu")
+    same = load_weights(read_folder(tmp_path), ClassifierReadout(), torch.float16, "cpu")
     assert type(same.get_input_embeddings()) is nn.Embedding
 
 
@@ -130,12 +131,14 @@ _PEAK = """
 import sys, re, torch
 from pathlib import Path
 from reranker_serve.backends.weights import load_weights
+from reranker_serve.checkpoint import read_folder
 from reranker_serve.types import ClassifierReadout
-load_weights(Path(sys.argv[1]), ClassifierReadout(), torch.bfloat16, "cpu")  # imports, and the libraries' own memory
+small, large = (read_folder(Path(folder)) for folder in sys.argv[1:3])
+load_weights(small, ClassifierReadout(), torch.bfloat16, "cpu")  # imports, and the libraries' own memory
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far
 def kib(name): return int(re.search(name + r":\\s+(\\d+)", Path("/proc/self/status").read_text())[1])
 before = kib("VmRSS")
-model = load_weights(Path(sys.argv[2]), ClassifierReadout(), torch.bfloat16, "cpu")
+model = load_weights(large, ClassifierReadout(), torch.bfloat16, "cpu")
 print(kib("VmHWM") - before, kib("VmRSS") - before)
 with torch.inference_mode():
     model(torch.arange(1000, 40000, 1000)[None])

@@ -5,7 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
@@ -25,6 +24,7 @@ from reranker_serve.backends.linear import (
 )
 from reranker_serve.backends.probe import NotFinite, choose_forward, probe_items, random_items, require_finite
 from reranker_serve.backends.weights import load_weights, stored_precision
+from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import BackendError, ModelError, OutOfMemory
 from reranker_serve.types import (
     EncodedItem,
@@ -110,7 +110,7 @@ class CudaBackend(TorchBackend):
 
 
 def load(
-    folder: Path,
+    checkpoint: Checkpoint,
     readout: Readout,
     *,
     device: str | None,
@@ -118,22 +118,22 @@ def load(
     threads: int,
     quantization: Quantization = "none",
 ) -> TorchBackend:
-    """Load the checkpoint in `folder` (safetensors only). Raises `ModelError` with one line."""
+    """Load a checkpoint (safetensors only). Raises `ModelError` with one line."""
     torch.set_num_threads(threads)
     machine = inspect_machine()
     chosen = policy.choose_device(device, machine)
-    precisions = policy.choose_precisions(chosen, half_precision, stored_precision(folder), machine)
+    precisions = policy.choose_precisions(chosen, half_precision, stored_precision(checkpoint), machine)
     check_quantization(quantization, chosen, getattr(torch, precisions[0]), readout, machine)
     if chosen == "mps":
         torch.mps.set_per_process_memory_fraction(policy.MPS_MEMORY_FRACTION)
-    backend = load_finite(folder, readout, chosen, precisions, quantization)
+    backend = load_finite(checkpoint, readout, chosen, precisions, quantization)
     if chosen == "cpu":
         backend.relieve = policy.KeptMemory().relieve
     return backend
 
 
 def load_finite(
-    folder: Path,
+    checkpoint: Checkpoint,
     readout: Readout,
     device: str,
     precisions: Sequence[policy.DType],
@@ -147,23 +147,23 @@ def load_finite(
             logger.warning("computing in %s: %s", precision, note)
             gc.collect()  # the model, whose parts know each other: it must not be in memory twice
             _release_memory(device)
-        backend = _load_in(folder, readout, device, precision, quantization)
+        backend = _load_in(checkpoint, readout, device, precision, quantization)
         if backend is not None:
             backend.precision_note = note
             return backend
     advice = "" if quantization == "none" else ", or leave RERANKER_QUANTIZATION unset"
     raise ModelError(
-        f"the numbers that the model in {folder} computes are not finite, in {precisions[-1]} either, so its weights"
-        f" are damaged or not of this architecture: download the model again{advice}"
+        f"the numbers that the model in {checkpoint.folder} computes are not finite, in {precisions[-1]} either, so"
+        f" its weights are damaged or not of this architecture: download the model again{advice}"
     )
 
 
 def _load_in(
-    folder: Path, readout: Readout, device: str, precision: policy.DType, quantization: Quantization
+    checkpoint: Checkpoint, readout: Readout, device: str, precision: policy.DType, quantization: Quantization
 ) -> TorchBackend | None:
     """The checkpoint in `precision`; None where its numbers are not finite then."""
     try:
-        model = load_weights(folder, readout, getattr(torch, precision), device)
+        model = load_weights(checkpoint, readout, getattr(torch, precision), device)
         kind = CudaBackend if device.startswith("cuda") else TorchBackend
         backend = kind(model.to(device).eval(), readout, device, quantization)
         if device.startswith("cuda"):
@@ -176,7 +176,7 @@ def _load_in(
         if failure is None:
             raise
         if isinstance(failure, OutOfMemory):
-            raise ModelError(f"{folder} does not fit the memory of {device}: {failure}") from None
+            raise ModelError(f"{checkpoint.folder} does not fit the memory of {device}: {failure}") from None
         raise ModelError(f"{device} cannot compute ({failure}): check it, or set RERANKER_DEVICE=cpu") from None
 
 

@@ -6,7 +6,6 @@ from go back to the system at once. The table of word embeddings stays in its fi
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable
@@ -21,6 +20,7 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends.device import DType, MappedFiles
+from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
 
@@ -68,27 +68,26 @@ class StoredEmbedding(nn.Module):
         return nn.functional.embedding(ids, self._rows)
 
 
-def load_weights(folder: Path, readout: Readout, dtype: torch.dtype, device: str) -> Any:
+def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, device: str) -> Any:
     """The checkpoint's model (safetensors only). Raises `ModelError` with one line.
 
     On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
     """
     if device != "cpu":
-        return _read(folder, readout, dtype, device)
-    model = _read(folder, readout, "auto", device)
-    _convert(model, readout, dtype, MappedFiles(folder.glob("*.safetensors")))
+        return _read(checkpoint.folder, readout, dtype, device)
+    model = _read(checkpoint.folder, readout, "auto", device)
+    _convert(model, readout, dtype, MappedFiles(checkpoint.folder.glob("*.safetensors")))
     return model
 
 
-def stored_precision(folder: Path) -> DType | None:
+def stored_precision(checkpoint: Checkpoint) -> DType | None:
     """What a checkpoint was saved in, by its configuration, else by most of its numbers; None where neither tells."""
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    for part in (config, config.get("text_config") or {}):
+    for part in (checkpoint.config, checkpoint.config.get("text_config") or {}):
         declared = str(part.get("dtype") or part.get("torch_dtype"))
         if declared in _PRECISIONS:
             return _PRECISIONS[declared]
     try:
-        return _most_common_precision(folder)
+        return _most_common_precision(checkpoint.folder)
     except (OSError, SafetensorError):
         return None  # loading tells what is wrong
 

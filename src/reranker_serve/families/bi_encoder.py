@@ -6,7 +6,6 @@ and perhaps a Normalize; the prompts are in `config_sentence_transformers.json`.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.tokenizer import TextEncoder, join
@@ -111,9 +111,10 @@ class BiEncoder:
         return np.clip(raw, 0.0, 1.0)
 
 
-def read_embedding_config(folder: Path) -> EmbeddingConfig:
+def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
     """Read `modules.json` and what it points to. Raises `ModelError` on a part we do not have."""
-    modules = _read(folder / "modules.json", [])
+    folder = checkpoint.folder
+    modules = checkpoint.read("modules.json", [])
     if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
         raise ModelError(f"{folder / 'modules.json'} is not a list of modules")
     kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
@@ -122,10 +123,11 @@ def read_embedding_config(folder: Path) -> EmbeddingConfig:
             f"{folder}: the modules {', '.join(kinds) or '(none)'} are not supported;"
             " an embedding model may have Transformer, Pooling and Normalize"
         )
-    pooling = _read(folder / str(modules[1].get("path", "")) / "config.json", {})
-    declared = _read(folder / "config_sentence_transformers.json", {})
-    tokenizer = _read(folder / "tokenizer_config.json", {})
-    transformer = _read(folder / str(modules[0].get("path", "")) / "sentence_bert_config.json", {})
+    transformer_at, pooling_at = (str(module.get("path", "")) for module in modules[:2])
+    pooling = checkpoint.read(str(Path(pooling_at, "config.json")), {})
+    declared = checkpoint.read("config_sentence_transformers.json", {})
+    tokenizer = checkpoint.read("tokenizer_config.json", {})
+    transformer = checkpoint.read(str(Path(transformer_at, "sentence_bert_config.json")), {})
     prompts = declared.get("prompts") or {}
     query_prompt = _first(prompts, _QUERY_PROMPTS)
     document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
@@ -152,10 +154,3 @@ def _pooling_mode(folder: Path, config: dict[str, Any]) -> PoolingMode:
 
 def _first(prompts: dict[str, str], names: Sequence[str]) -> str:
     return next((prompts[name] for name in names if name in prompts), "") or ""
-
-
-def _read(path: Path, default: Any) -> Any:
-    try:
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
-    except (OSError, ValueError) as error:
-        raise ModelError(f"{path} cannot be read: {error}") from None

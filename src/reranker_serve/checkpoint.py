@@ -1,0 +1,100 @@
+"""A model folder: what its files declare. What they mean is for families and backends."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from reranker_serve.errors import ModelError
+
+# Their position table starts behind the padding index, so two rows of it are never used.
+_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "mpnet")
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """A model folder that was read: its `config.json` and what is beside it."""
+
+    folder: Path
+    config: dict[str, Any]
+
+    @property
+    def architecture(self) -> str:
+        return str((self.config.get("architectures") or ["none declared"])[0])
+
+    @property
+    def labels(self) -> int:
+        """Of a classifier."""
+        return len(self.config.get("id2label") or {}) or int(self.config.get("num_labels", 2))
+
+    @property
+    def positions(self) -> int:
+        """Longest sequence the model has positions for."""
+        declared = int(self.config.get("max_position_embeddings") or 512)
+        return declared - 2 if self.config.get("model_type") in _POSITIONS_AFTER_PADDING else declared
+
+    @property
+    def vocabulary(self) -> int | None:
+        """How many token ids the model knows, where it says so."""
+        declared: int | None = self.config.get("vocab_size")
+        return declared
+
+    @property
+    def hidden_size(self) -> int:
+        return int(self.config.get("hidden_size") or self.config["dim"])
+
+    @property
+    def has_modules(self) -> bool:
+        """Whether sentence-transformers' metadata is there, which tells what comes after the transformer."""
+        return (self.folder / "modules.json").is_file()
+
+    def read(self, name: str, default: Any) -> Any:
+        """The JSON of a file of the folder; `default` if it is not there. Raises `ModelError`."""
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else default
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read: {error}") from None
+
+
+def read_folder(folder: Path) -> Checkpoint:
+    """Read a model folder's configuration. Raises `ModelError` with one line that says what is wrong."""
+    if not folder.is_dir():
+        raise ModelError(f"there is no model folder {folder}: download one with ./download_model.sh MODEL DIR")
+    try:
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ModelError(f"{folder} holds no model: it has no config.json") from None
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
+    if not isinstance(config, dict):
+        raise ModelError(f"{folder / 'config.json'} is not a model's configuration")
+    _check_config(folder / "config.json", config)
+    return Checkpoint(folder, config)
+
+
+def check_weights(folder: Path) -> None:
+    """Raises `ModelError` unless there are weights that are safe to load."""
+    if any(folder.glob("*.safetensors")):
+        return
+    if any((*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))):
+        raise ModelError(
+            f"{folder} has pickled weights only, which can run code when loaded: use a version of the model"
+            " with model.safetensors, or convert it with transformers' save_pretrained"
+        )
+    raise ModelError(f"{folder} has no weights: model.safetensors is missing; download the model again")
+
+
+def _check_config(path: Path, config: dict[str, Any]) -> None:
+    """What is read of a configuration is of the kind that it should be."""
+    for name in ("max_position_embeddings", "hidden_size", "dim", "vocab_size"):
+        value = config.get(name)
+        if value is not None and (type(value) is not int or value < 1):
+            raise ModelError(f"{path}: {name} is {value!r}, not a whole number above 0")
+    architectures, labels = config.get("architectures"), config.get("id2label")
+    if architectures and not (isinstance(architectures, list) and isinstance(architectures[0], str)):
+        raise ModelError(f"{path}: architectures is {architectures!r}, not a list of names")
+    if labels and not isinstance(labels, dict):
+        raise ModelError(f"{path}: id2label is {labels!r}, not an object")

@@ -1,0 +1,45 @@
+"""What a kind of model is: how a folder tells that it holds one, and which family serves it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from reranker_serve.checkpoint import Checkpoint
+from reranker_serve.errors import ModelError, SettingsError
+from reranker_serve.settings import Settings
+from reranker_serve.types import Family
+
+
+def _accept(checkpoint: Checkpoint) -> None:
+    """Nothing else to look at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One row of the registry.
+
+    `tells` says whether a folder holds such a model, from what it declares; `check` then raises `ModelError` with one
+    line if it cannot be served all the same. `build(checkpoint, settings, max_length)` makes its family, for texts of
+    at most so many tokens. `architectures` are what users are told of.
+    """
+
+    name: str
+    architectures: tuple[str, ...]
+    tells: Callable[[Checkpoint], bool]
+    build: Callable[[Checkpoint, Settings, int], Family]
+    check: Callable[[Checkpoint], None] = _accept
+
+
+def check_one_label(checkpoint: Checkpoint) -> None:
+    if checkpoint.labels != 1:
+        raise ModelError(
+            f"{checkpoint.folder}: a reranker has one label, this classifier has {checkpoint.labels}: it is no reranker"
+        )
+
+
+def refuse_prompt(checkpoint: Checkpoint, settings: Settings) -> None:
+    """Raises `SettingsError` if there is a setting that means something to language models only."""
+    if settings.prompt is not None or settings.instruction is not None:
+        name = "RERANKER_PROMPT" if settings.prompt is not None else "RERANKER_INSTRUCTION"
+        raise SettingsError(f"{name} is set, but {checkpoint.architecture} is no language model: unset it")
