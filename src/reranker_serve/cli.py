@@ -1,4 +1,4 @@
-"""The command line: `reranker-serve serve | download | daemon | bench | evaluate | verify | settings | hash-key`.
+"""The command line: `reranker-serve COMMAND`.
 
 A flag of `serve` is the environment variable of the same name, set for this process and its
 workers; flags and variables derive from the same fields of `Settings`.
@@ -79,12 +79,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from reranker_serve.tools import evaluate, verify
+    from reranker_serve.tools import evaluate, inspection, verify
     from reranker_serve.tools.bench import command as bench
 
     for name, tool, purpose in (
         ("evaluate", evaluate, "measure ranking quality on a judged collection"),
         ("verify", verify, "compare the model's scores with the published ones"),
+        ("inspect", inspection, "tell what a model is and how it would be served, without loading its weights"),
     ):
         command = commands.add_parser(name, help=purpose)
         _add_settings(command)
