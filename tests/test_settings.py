@@ -104,6 +104,7 @@ def test_every_setting_that_can_be_malformed_is_tried() -> None:
         "host",
         "model_name",
         "model_path",
+        "model_revision",
         "model_cache_dir",
         "prompt",
         "instruction",

@@ -18,8 +18,8 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args: object, model: str, folder: Path, requests: list[str]) -> None:
-        self._model, self._folder, self._requests = model, folder, requests
+    def __init__(self, *args: object, model: str, folder: Path, requests: list[str], revisions: set[str]) -> None:
+        self._model, self._folder, self._requests, self._revisions = model, folder, requests, revisions
         super().__init__(*args)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
@@ -36,7 +36,10 @@ class _Handler(BaseHTTPRequestHandler):
         self._requests.append(path)
         files = {str(file.relative_to(self._folder)): file for file in self._folder.rglob("*") if file.is_file()}
         resolved = path.removeprefix(f"/{self._model}/resolve/{REVISION}/")
-        if path.startswith(f"/api/models/{self._model}/tree/"):
+        asked = path.partition(f"/api/models/{self._model}/revision/")[2]
+        if asked and asked not in self._revisions:
+            self._send(404, b"", with_body, {"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith(f"/api/models/{self._model}/tree/"):
             rows = [
                 {"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for name, file in files.items()
             ]
@@ -70,10 +73,11 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve `folder` as `model`; gives the address and the paths asked for."""
+def hub(model: str, folder: Path, *tags: str) -> Iterator[tuple[str, list[str]]]:
+    """Serve `folder` as `model`, whose one revision is `main` and `tags`; gives the address and the paths asked for."""
     requests: list[str] = []
-    handler = partial(_Handler, model=model, folder=folder, requests=requests)
+    revisions = {"main", REVISION, *tags}
+    handler = partial(_Handler, model=model, folder=folder, requests=requests, revisions=revisions)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

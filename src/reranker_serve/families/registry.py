@@ -15,6 +15,7 @@ from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.families.yes_no import YesNo
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
+from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 
 CROSS_ENCODERS = (
     "XLMRobertaForSequenceClassification",
@@ -202,11 +203,7 @@ def _check_architecture(checkpoint: Checkpoint) -> None:
 
 
 def _check_weights(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any((*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))):
-        raise ModelError(
-            f"{folder} has pickled weights only, which can run code when loaded: use a version of the model"
-            " with model.safetensors, or convert it with transformers' save_pretrained"
-        )
-    raise ModelError(f"{folder} has no weights: model.safetensors is missing; download the model again")
+    why = unreadable(str(path.relative_to(folder)) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    if why is not None:
+        advice = "; download the model again" if why == NO_WEIGHTS else ""
+        raise ModelError(f"{folder} has {why}{advice}")
