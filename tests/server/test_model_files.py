@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.adapters import save_adapter
 from tests.checkpoints import load_scorer, save_cross_encoder, save_language_model
 from tests.server.hub import REVISION, hub
 from tests.server.processes import CLI, environment
@@ -34,7 +35,7 @@ def reranker(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def run(folder: Path, endpoint: str, *command: str, **settings: str) -> subprocess.CompletedProcess[str]:
-    names = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf")}
+    names = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(folder / "hf"), "HF_HUB_OFFLINE": "0"}
     return subprocess.run(
         command,
         cwd=folder,
@@ -228,3 +229,20 @@ def test_the_names_of_files_of_a_download_are_in_one_revision(tmp_path: Path, re
     later = (folder / "config.json").stat().st_mtime + 100
     os.utime(folder / "config.json", (later, later))
     assert locate(tmp_path, NOWHERE, model_name=MODEL) == "models/somebody_reranker local"
+
+
+def test_with_an_adapter_its_base_is_downloaded(
+    tmp_path: Path, reranker: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    layers = {"bert.encoder.layer.0.attention.self.query": (48, 48)}
+    adapter = save_adapter(tmp_path / "adapter", "some/base", layers)
+    with hub(MODEL, adapter, others={"some/base": reranker}) as (endpoint, _):
+        done = download(tmp_path, endpoint, MODEL, "models")
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "models" / "some_base" / "model.safetensors").is_file()
+    scorer = load_scorer(tmp_path / "models" / "somebody_reranker", use_offline_mode="true")
+    assert scorer.info.revision == REVISION
+    with hub(MODEL, adapter) as (endpoint, _):
+        line = download(tmp_path, endpoint, MODEL, "elsewhere").stderr.splitlines()[-1]
+    assert "its base is missing: the hub has no model some/base" in line

@@ -55,9 +55,9 @@ class Adapter:
             old = layer.weight.data
             if (up.shape[0], down.shape[1]) != old.shape or up.shape[1] != down.shape[0]:
                 raise self._misfit(path + _DOWN)
-            # In float32, rounded once.
+            # In float32, rounded once; and never in place, in the memory that is the file's.
             change = up.to(old.device, torch.float32) @ down.to(old.device, torch.float32)
-            layer.weight.data = old.to(torch.float32).add_(change, alpha=self._scale).to(dtype)
+            layer.weight.data = torch.add(old.to(torch.float32), change, alpha=self._scale).to(dtype)
             read(old)
         parameters = dict(model.named_parameters())
         for name, tensor in self._replaced.items():

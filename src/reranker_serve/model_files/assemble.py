@@ -47,7 +47,8 @@ def assembled(adapter: Path, base: Path) -> Iterator[Path]:
         try:
             yield folder
         except StartupError as error:
-            raise type(error)(str(error).replace(str(folder), str(adapter))) from None
+            line = str(error).replace(str(folder / ADAPTER_FOLDER), str(adapter))
+            raise type(error)(line.replace(str(folder), str(adapter))) from None
 
 
 def _link(adapter: Path, base: Path, folder: Path) -> None:
