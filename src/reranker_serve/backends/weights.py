@@ -191,7 +191,7 @@ def _read(
 def _reason(error: Exception) -> str:
     """What is wrong, in the first whole sentences or words; advice to do what is refused here is left out."""
     sentences = re.split(r"(?<=[.!?:;]) ", " ".join(str(error).split()))
-    kept = " ".join(takewhile(lambda sentence: not _OTHERS_ADVICE.search(sentence), sentences))
+    kept = " ".join(takewhile(lambda sentence: not _OTHERS_ADVICE.search(sentence), sentences)).rstrip(":; ")
     if not kept:
         return "it needs code or packages of its own, which are not used here"
     if len(kept) <= _LONGEST_REASON:
