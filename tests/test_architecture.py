@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
-    ["types", "errors", "weight_formats"],
+    ["types", "errors", "model_names", "weight_formats"],
     ["settings", "rates", "telemetry", "keys"],
     ["families", "backends"],
     ["engine", "cache"],

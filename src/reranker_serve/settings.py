@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import Key, parse_list
+from reranker_serve.model_names import as_path, name_of
 from reranker_serve.rates import Rates
 
 PREFIX = "RERANKER_"
@@ -249,9 +250,7 @@ class Settings(BaseModel):
     @property
     def model_folder(self) -> Path | None:
         """The folder that is to be served; None where the hub's model of that name is."""
-        given = Path(os.path.expanduser(self.model_path or self.model_name))
-        is_path = self.model_path or self.model_name.startswith((".", "/", "~")) or given.is_dir()
-        return given if is_path else None
+        return self.model_path.expanduser() if self.model_path else as_path(self.model_name)
 
     @property
     def served_name(self) -> str:
@@ -259,7 +258,7 @@ class Settings(BaseModel):
         folder = self.model_folder
         if folder is None or (self.model_path and "model_name" in self.model_fields_set):
             return self.model_name
-        return folder.resolve().name
+        return name_of(folder)
 
 
 def load_settings(

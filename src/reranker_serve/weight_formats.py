@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from fnmatch import fnmatch
 
-_NOT_WEIGHTS = ("training_args.bin", "optimizer.bin", "optimizer.pt", "scheduler.pt", "rng_state*.pth")
+_NOT_WEIGHTS = (
+    "training_args.bin",
+    "optimizer.bin",
+    "optimizer.pt",
+    "scheduler.pt",
+    "rng_state*.pth",
+    "*/*.bin",
+    "consolidated*",
+)
 _OTHER = (
     (
         ("*.bin", "*.pt", "*.pth", "*.ckpt"),
@@ -39,7 +47,7 @@ def unreadable(names: Iterable[str]) -> str | None:
 
     `names` are relative to the model's folder; weights are those beside its `config.json`.
     """
-    found = [name for name in names if not fnmatch(name, "*/*.bin") and not _is_any(name, _NOT_WEIGHTS)]
+    found = [name for name in names if not _is_any(name, _NOT_WEIGHTS)]
     if any(name.endswith(".safetensors") and "/" not in name for name in found):
         return None
     for patterns, said in _OTHER:

@@ -114,6 +114,8 @@ def test_a_revision_is_pinned_and_shown(tmp_path: Path, reranker: Path) -> None:
         assert any(path.endswith("/revision/v1.0") for path in asked)
         missing = download(tmp_path, endpoint, MODEL, "elsewhere", "--revision", "v9")
         assert "the hub has no revision v9 of somebody/reranker" in missing.stderr.splitlines()[-1]
+        folder = "models/somebody_reranker"
+        assert locate(tmp_path, endpoint, model_name=MODEL, model_revision="v1.0") == f"{folder} {REVISION}"
         pinned = locate(tmp_path, endpoint, model_name=MODEL, model_revision="v1.0", model_cache_dir="cache")
         assert pinned == f"{tmp_path}/cache/models--somebody--reranker/snapshots/{REVISION} {REVISION}"
         offline = {"model_name": MODEL, "model_cache_dir": "cache", "use_offline_mode": "true"}
@@ -121,7 +123,9 @@ def test_a_revision_is_pinned_and_shown(tmp_path: Path, reranker: Path) -> None:
         assert "somebody/reranker at v9 is not on this machine" in locate(
             tmp_path, NOWHERE, **offline, model_revision="v9"
         )
-    folder = "models/somebody_reranker"
+    line = locate(tmp_path, NOWHERE, model_name=MODEL, model_revision="v1.0", use_offline_mode="true")
+    assert line.startswith("error: somebody/reranker at v1.0 is not on this machine")
+    assert f"{folder} is of revision {REVISION}" in line
     assert locate(tmp_path, NOWHERE, model_path=folder) == f"{folder} {REVISION}"
     for name in ({"model_path": folder}, {"model_name": MODEL}):
         assert locate(tmp_path, NOWHERE, **name, model_revision=REVISION[:10]) == f"{folder} {REVISION}"

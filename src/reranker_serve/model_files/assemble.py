@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from reranker_serve.backends.adapter_config import ADAPTER_FOLDER, AdapterConfig, read_adapter_config
 from reranker_serve.errors import ModelError, StartupError
 from reranker_serve.model_files.folders import ADAPTER_CONFIG, ADAPTER_WEIGHTS
+from reranker_serve.model_names import as_path, name_of
 
 # The class that peft's task types stand for is named after the base's model: `Qwen3` + `ForSequenceClassification`.
 _CLASSES = {"SEQ_CLS": "ForSequenceClassification", "FEATURE_EXTRACTION": "Model"}
@@ -72,8 +73,10 @@ def _model_config(adapter: Path, base: Path, config: AdapterConfig) -> dict[str,
         declared = str((found.get("architectures") or [""])[0])
     except (OSError, ValueError, AttributeError, TypeError, LookupError) as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
-    name = config.base if config.base and not Path(config.base).is_dir() else base.name
-    found.setdefault("_name_or_path", name)
+    if config.base and as_path(config.base) is None:
+        found["_name_or_path"] = config.base  # by which its prompt is known
+    else:
+        found.setdefault("_name_or_path", name_of(base))
     kind = _CLASSES.get(config.task_type or "")
     if kind and declared:
         found["architectures"] = [_ANY_CLASS.sub("", declared) + kind]

@@ -23,6 +23,7 @@ from reranker_serve.model_files.folders import (
     is_whole,
     revision_of,
 )
+from reranker_serve.model_names import as_path, folder_name
 from reranker_serve.settings import Settings
 
 
@@ -57,11 +58,6 @@ def download(model: str, directory: Path, revision: str | None = None) -> ModelF
     return ModelFiles(target, revision_of(target) or "local")
 
 
-def folder_name(model: str) -> str:
-    """`BAAI/bge-reranker-v2-m3` -> `BAAI_bge-reranker-v2-m3`."""
-    return model.strip("/").replace("/", "_")
-
-
 @dataclass(frozen=True, slots=True)
 class Places:
     """Where models of the hub are looked for, and kept when they are fetched."""
@@ -72,10 +68,23 @@ class Places:
     def find(self, wanted: hub.Wanted) -> ModelFiles:
         """Downloaded before, in the hub's own cache, or fetched into ours. Raises `ModelError`."""
         downloaded = self.cache / folder_name(wanted.model)
-        if downloaded.is_dir() and (wanted.revision is None or is_revision(downloaded, wanted.revision)):
+        if downloaded.is_dir() and self._is_wanted(downloaded, wanted):
             return ModelFiles(downloaded, revision_of(downloaded) or "local")
-        folder = self._in_the_hubs_cache(wanted) or hub.fetch_to_cache(wanted, self.cache, self.offline)
+        folder = self._in_the_hubs_cache(wanted)
+        if folder is None and self.offline and downloaded.is_dir() and hub.snapshot(wanted, self.cache) is None:
+            known = revision_of(downloaded)
+            raise ModelError(
+                f"{wanted} is not on this machine: {downloaded}"
+                + (f" is of revision {known}, set that" if known else " does not tell its revision, set none")
+            )
+        folder = folder or hub.fetch_to_cache(wanted, self.cache, self.offline)
         return ModelFiles(folder, folder.name)
+
+    def _is_wanted(self, folder: Path, wanted: hub.Wanted) -> bool:
+        if _is_of(folder, wanted):
+            return True
+        found = revision_of(folder)
+        return found is not None and not self.offline and hub.commit(wanted) == found
 
     def _in_the_hubs_cache(self, wanted: hub.Wanted) -> Path | None:
         ours = hub.snapshot(wanted, self.cache)
@@ -116,21 +125,27 @@ def _base(adapter: Path, places: Places | Downloads) -> Path:
     said = f"{adapter} is an adapter, and its base"
     if not config.base:
         raise ModelError(f"{said} is not named: set base_model_name_or_path in its {ADAPTER_CONFIG}")
-    path = Path(config.base).expanduser()
-    for candidate in (path, adapter / path, adapter.parent / folder_name(config.base)):
-        if is_whole(candidate):
-            base = candidate
-            break
+    wanted, path = hub.Wanted(config.base, config.revision), as_path(config.base)
+    beside = adapter.parent / folder_name(config.base)
+    if path is not None and path.is_dir():
+        base = path
+    elif path is not None:
+        raise ModelError(
+            f"{said} {config.base} is not on this machine: put its files beside the adapter's, or set"
+            f" base_model_name_or_path in {ADAPTER_CONFIG} to its folder or hub id"
+        )
+    elif is_whole(beside) and _is_of(beside, wanted):
+        base = beside
     else:
-        if path.is_absolute() or config.base.startswith("."):
-            raise ModelError(
-                f"{said} {config.base} is not on this machine: put its files beside the adapter's, or set"
-                f" base_model_name_or_path in {ADAPTER_CONFIG} to its folder or hub id"
-            )
         try:
-            base = places.find(hub.Wanted(config.base, config.revision)).folder
+            base = places.find(wanted).folder
         except ModelError as error:
             raise ModelError(f"{said} is missing: {error}") from None
     if is_adapter(base):
         raise ModelError(f"{said} {base} is an adapter, too: merge that with its own base first")
     return base
+
+
+def _is_of(folder: Path, wanted: hub.Wanted) -> bool:
+    """Whether a folder is of the wanted revision, as far as can be told from it; what was fetched last is `main`."""
+    return wanted.revision in (None, "main") or is_revision(folder, wanted.revision)

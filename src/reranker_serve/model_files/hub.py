@@ -19,6 +19,8 @@ _UNWANTED = [
     *("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle"),
     *("onnx/*", "openvino/*", "original/*", "consolidated*", "checkpoint-*/*"),
 ]
+# Seconds the hub may take to tell what it has.
+_ANSWER_S = 10
 # Of the disk or the folder, while other errors of a download are the connection's.
 _CANNOT_WRITE = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EIO}
 
@@ -49,6 +51,12 @@ def snapshot(wanted: Wanted, cache: Path) -> Path | None:
         return Path(snapshot_download(wanted.model, revision=wanted.revision, cache_dir=cache, local_files_only=True))
     except (errors.LocalEntryNotFoundError, errors.HFValidationError, OSError, ValueError):
         return None
+
+
+def commit(wanted: Wanted) -> str | None:
+    """The commit that the hub has under the wanted revision; None if it cannot be asked."""
+    listed = _listing(wanted)
+    return listed[0] if listed is not None else None
 
 
 def lacks_files(wanted: Wanted, folder: Path) -> bool:
@@ -111,7 +119,7 @@ def _listing(wanted: Wanted) -> tuple[str, list[str]] | None:
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi().model_info(wanted.model, revision=wanted.revision)
+        info = HfApi().model_info(wanted.model, revision=wanted.revision, timeout=_ANSWER_S)
     except Exception:  # of the connection, of the hub, and of names that are none
         return None
     return str(info.sha), [file.rfilename for file in info.siblings or []]
