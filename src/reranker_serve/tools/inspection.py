@@ -15,7 +15,8 @@ from safetensors import SafetensorError, safe_open
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.registry import build_family, kind_of, read_checkpoint
-from reranker_serve.loader import folder_name, locate
+from reranker_serve.model_files.find import opened
+from reranker_serve.model_names import folder_name
 from reranker_serve.settings import Settings
 from reranker_serve.tools.catalogue import KNOWN_MODELS, KnownModel
 
@@ -104,7 +105,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         folder = Path(arguments.model)
         given = {"model_path": folder} if folder.is_dir() else {"model_path": None, "model_name": arguments.model}
         settings = settings.model_copy(update=given)
-    found = inspect(locate(settings).folder, settings)
+    with opened(settings) as files:
+        found = inspect(files.folder, settings)
     print(json.dumps(dataclasses.asdict(found), indent=2) if arguments.json else table(found))
     return 0
 
