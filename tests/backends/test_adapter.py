@@ -81,6 +81,19 @@ def test_scores_are_the_merged_models(bert: Path, tmp_path: Path, rslora: bool, 
     assert np.abs(got - raw_scores(load_scorer(bert))).max() > 0.01
 
 
+def test_laying_out_leaves_everything_where_it_was(bert: Path, tmp_path: Path) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(bert, base)
+    (base / "1_Pooling").mkdir()
+    (base / "1_Pooling" / "config.json").write_text("{}")
+    adapter = save_adapter(tmp_path / "adapter", base, BERT)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with assembled(adapter, base) as folder:
+        assert (folder / "1_Pooling" / "config.json").read_text() == "{}"
+    assert not folder.exists()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+
+
 @pytest.mark.parametrize("name", ["qwen3", "qwen3-untied"])
 def test_an_adapter_of_a_language_model(tmp_path: Path, name: str) -> None:
     base = save_language_model(name, tmp_path / "base")
@@ -159,6 +172,7 @@ def test_an_adapter_is_not_left_out_where_it_was_not_laid_out(bert: Path, tmp_pa
         ("layer_replication", [[0, 2]]),
         ("trainable_token_indices", [1]),
         ("target_parameters", ["experts"]),
+        ("kasa_config", {"beta": 1}),
     ],
 )
 def test_what_changes_the_formula_is_refused_by_its_key(bert: Path, tmp_path: Path, key: str, value: object) -> None:

