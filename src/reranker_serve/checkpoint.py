@@ -10,7 +10,7 @@ from typing import Any
 from reranker_serve.errors import ModelError
 
 # Their position table starts behind the padding index, so two rows of it are never used.
-_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "mpnet")
+_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "mpnet")
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,17 @@ CROSS_ENCODERS = (
     "ElectraForSequenceClassification",
     "ModernBertForSequenceClassification",
     "DebertaV2ForSequenceClassification",
+    "CamembertForSequenceClassification",
+    "XLMRobertaXLForSequenceClassification",
+    "MPNetForSequenceClassification",
+    "AlbertForSequenceClassification",
+    "ErnieForSequenceClassification",
+    "DebertaForSequenceClassification",
+    "EuroBertForSequenceClassification",
+    "NomicBertForSequenceClassification",
+    "RoFormerForSequenceClassification",
+    "JinaEmbeddingsV3ForSequenceClassification",
+    "GteForSequenceClassification",
 )
 EMBEDDING_MODELS = (
     "XLMRobertaModel",
