@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "errors"],
-    ["settings", "rates", "telemetry", "keys", "checkpoint"],
+    ["settings", "rates", "telemetry", "keys", "checkpoint", "published"],
     ["families", "backends"],
     ["engine", "cache"],
     ["encoding"],

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from reranker_serve.errors import ModelError
+from reranker_serve.published import Renames, native
 
 # Their position table starts behind the padding index, so two rows of it are never used.
 _POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "mpnet")
@@ -15,10 +16,15 @@ _POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model folder that was read: its `config.json` and what is beside it."""
+    """A model folder that was read: its `config.json` and what is beside it.
+
+    Where a model was published with code of its own, `config` is that of the native class which serves it, and
+    `renames` tells what the tensors of the files are called there; None where the files are native.
+    """
 
     folder: Path
     config: dict[str, Any]
+    renames: Renames | None = None
 
     @property
     def architecture(self) -> str:
@@ -72,7 +78,8 @@ def read_folder(folder: Path) -> Checkpoint:
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is not a model's configuration")
     _check_config(folder / "config.json", config)
-    return Checkpoint(folder, config)
+    translated = native(folder / "config.json", config)
+    return Checkpoint(folder, config) if translated is None else Checkpoint(folder, *translated)
 
 
 def check_weights(folder: Path) -> None:
@@ -89,7 +96,7 @@ def check_weights(folder: Path) -> None:
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     """What is read of a configuration is of the kind that it should be."""
-    for name in ("max_position_embeddings", "hidden_size", "dim", "vocab_size"):
+    for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "dim", "vocab_size"):
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise ModelError(f"{path}: {name} is {value!r}, not a whole number above 0")

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
@@ -22,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
+from reranker_serve.published import Renames
 from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
 
 _LONGEST_REASON = 300
@@ -74,8 +76,8 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
     On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
     """
     if device != "cpu":
-        return _read(checkpoint.folder, readout, dtype, device)
-    model = _read(checkpoint.folder, readout, "auto", device)
+        return _read(checkpoint, readout, dtype, device)
+    model = _read(checkpoint, readout, "auto", device)
     _convert(model, readout, dtype, MappedFiles(checkpoint.folder.glob("*.safetensors")))
     return model
 
@@ -133,13 +135,51 @@ def _give_back(tensor: Tensor, files: MappedFiles) -> None:
     files.give_back(tensor.data_ptr(), tensor.nbytes)
 
 
-def _read(folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str) -> Any:
+def _translated(checkpoint: Checkpoint, renames: Renames) -> tuple[Any, dict[str, Any]]:
+    """The native class of a checkpoint published with code of its own, and what that is given."""
+    native = getattr(transformers, checkpoint.architecture, None)
+    if native is None:
+        raise ModelError(
+            f"{checkpoint.folder}: transformers {transformers.__version__} has no {checkpoint.architecture}, which"
+            " serves this model: install transformers 5.23 or later"
+        )
+    config = native.config_class.from_dict(checkpoint.config)
+    if not renames:  # transformers knows the names of this layout
+        return native, {"pretrained_model_name_or_path": checkpoint.folder, "config": config}
+    tensors = dict(renamed(_stored(checkpoint.folder), renames))
+    return native, {"pretrained_model_name_or_path": None, "config": config, "state_dict": tensors}
+
+
+def _stored(folder: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a folder's files, on a CPU mapped and not read yet."""
+    for path in sorted(folder.glob("*.safetensors")):
+        with safe_open(path, "pt") as tensors:
+            for name in tensors.keys():  # noqa: SIM118
+                yield name, tensors.get_tensor(name)
+
+
+def renamed(tensors: Iterable[tuple[str, Tensor]], renames: Renames) -> Iterator[tuple[str, Tensor]]:
+    """Tensors by their native names; one that has several there is cut in as many equal parts of its rows."""
+    for stored_name, tensor in tensors:
+        parts = {stored_name: tensor}
+        for old, new in renames:
+            for name in [name for name in parts if old in name]:
+                rows = parts.pop(name).chunk(len(new))
+                parts |= {name.replace(old, other): share for other, share in zip(new, rows, strict=True)}
+        yield from parts.items()
+
+
+def _read(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str) -> Any:
+    folder = checkpoint.folder
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
+    kind, source = _MODEL_KINDS[type(readout)], {"pretrained_model_name_or_path": folder}
     try:
-        model, report = _MODEL_KINDS[type(readout)].from_pretrained(
-            folder,
+        if checkpoint.renames is not None:
+            kind, source = _translated(checkpoint, checkpoint.renames)
+        model, report = kind.from_pretrained(
+            **source,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
@@ -149,6 +189,8 @@ def _read(folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], 
             # Straight to where it is used, for which transformers wants a package of its own.
             device_map={"": device} if device != "cpu" and find_spec("accelerate") else None,
         )
+    except ModelError:
+        raise
     except Exception as error:  # safetensors, transformers and the file system each raise their own
         reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
         advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""
