@@ -29,7 +29,7 @@ NEW_NAMES = (
 
 
 def as_flash_xlm_roberta(folder: Path, **config: Any) -> Path:
-    """jinaai/jina-reranker-v2-base-multilingual's layout: no model_type, flash-attn's names, one product for q, k, v."""
+    """jinaai/jina-reranker-v2-base-multilingual's layout: no model_type, flash-attn's names, q, k, v in one."""
     _rewrite(folder, FLASH_NAMES, {"Wqkv": ("query", "key", "value")})
     files = "jinaai/xlm-roberta-flash-implementation--"
     changes = {

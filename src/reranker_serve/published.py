@@ -1,6 +1,7 @@
 """Checkpoints published with code of their own, read as those of a class in transformers that computes the same.
 
-The code is not run: a configuration is put into the native class's words, and what that class does not compute is refused.
+The code is not run: a configuration is put into the native class's words, and what that class does not compute
+is refused.
 """
 
 from __future__ import annotations
@@ -90,16 +91,25 @@ def _from_new(path: Path, config: Config) -> tuple[Config, Renames]:
 
 
 def _rope(path: Path, config: Config) -> Config:
-    """NTK scaling by f: base * f, and frequencies / f^(2 / head_dim) - the latter is what `linear` does."""
-    theta, scaling = float(config.get("rope_theta") or _NEW_THETA), config.get("rope_scaling")
+    """NTK scaling by f: base * f, and frequencies / f^(2 / head_dim), the latter being what `linear` does."""
+    theta = config.get("rope_theta", _NEW_THETA)
+    if type(theta) not in (int, float) or theta <= 0:
+        raise ModelError(f"{path}: rope_theta is {theta!r}, not a number above 0")
+    scaling = config.get("rope_scaling")
     if not scaling:
-        return {"rope_type": "default", "rope_theta": theta}
-    factor = scaling.get("factor") if isinstance(scaling, dict) else None
-    kind = (scaling.get("rope_type") or scaling.get("type")) if isinstance(scaling, dict) else None
-    if kind != "ntk" or type(factor) not in (int, float) or factor < 1 or scaling.get("mixed_b") is not None:
-        raise ModelError(f"{path}: rope_scaling is {scaling!r}; of this architecture only ntk is served, with a factor")
+        return {"rope_type": "default", "rope_theta": float(theta)}
+    factor = _ntk_factor(path, scaling)
     head_dim = int(config.get("hidden_size", 768)) // int(config.get("num_attention_heads", 12))
     return {"rope_type": "linear", "rope_theta": theta * factor, "factor": factor ** (2 / head_dim)}
+
+
+def _ntk_factor(path: Path, scaling: Any) -> float:
+    declared = scaling if isinstance(scaling, dict) else {}
+    factor = declared.get("factor")
+    kind = declared.get("rope_type") or declared.get("type")
+    if kind != "ntk" or declared.get("mixed_b") is not None or type(factor) not in (int, float) or factor < 1:
+        raise ModelError(f"{path}: rope_scaling is {scaling!r}; of this architecture only ntk with a factor is served")
+    return float(factor)
 
 
 def _is_published_eurobert(config: Config) -> bool:

@@ -135,6 +135,8 @@ def test_positions_of_flash_xlm_roberta_begin_behind_the_padding_token(tmp_path:
         (as_new_impl, {"pack_qkv": False}),
         (as_new_impl, {"rope_scaling": {"type": "dynamic", "factor": 2.0}}),
         (as_new_impl, {"rope_scaling": {"type": "ntk"}}),
+        (as_new_impl, {"rope_scaling": "ntk"}),
+        (as_new_impl, {"rope_theta": "large"}),
         (as_new_impl, {"rope_scaling": {"type": "ntk", "factor": 2.0, "mixed_b": 0.6}}),
         (as_flash_xlm_roberta, {"position_embedding_type": "rotary"}),
         (as_flash_xlm_roberta, {"hidden_act": "relu"}),
