@@ -150,8 +150,10 @@ CROSS_ENCODERS = {
 PACKED = set(CROSS_ENCODERS) - {"deberta-v2", "deberta", "mpnet", "roformer"}
 
 
-def save_cross_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`."""
+def save_cross_encoder(
+    name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, id2label: dict[int, str] | None = None
+) -> Path:
+    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`; of one label by default."""
     build, changes = CROSS_ENCODERS[name]
     tokenizer = tokenizer or build()
     tokenizer.model_max_length = 128
@@ -161,7 +163,7 @@ def save_cross_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFa
             **SMALL,
             **changes,
             "vocab_size": len(tokenizer),
-            "num_labels": 1,
+            **({"num_labels": 1} if id2label is None else {"id2label": id2label}),
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,

@@ -96,7 +96,7 @@ def check_weights(folder: Path) -> None:
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     """What is read of a configuration is of the kind that it should be."""
-    for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "dim", "vocab_size"):
+    for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "dim", "vocab_size", "num_labels"):
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise ModelError(f"{path}: {name} is {value!r}, not a whole number above 0")
@@ -105,3 +105,16 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         raise ModelError(f"{path}: architectures is {architectures!r}, not a list of names")
     if labels and not isinstance(labels, dict):
         raise ModelError(f"{path}: id2label is {labels!r}, not an object")
+    _check_labels(path, config)
+
+
+def _check_labels(path: Path, config: dict[str, Any]) -> None:
+    """What is declared of labels agrees; transformers would believe `num_labels` and give them other names."""
+    names, number = config.get("id2label"), config.get("num_labels")
+    if names and number is not None and number != len(names):
+        raise ModelError(f"{path}: num_labels is {number}, but id2label names {len(names)}: correct what is wrong")
+    if config.get("problem_type") == "single_label_classification" and (len(names or ()) or number) == 1:
+        raise ModelError(
+            f"{path}: problem_type is 'single_label_classification', which one label cannot be: if this is a reranker,"
+            " remove the key"
+        )

@@ -104,8 +104,8 @@ def _rope(path: Path, config: Config) -> Config:
 
 
 def _ntk_factor(path: Path, scaling: Any) -> float:
-    declared = scaling if isinstance(scaling, dict) else {}
-    factor = declared.get("factor")
+    declared: Config = scaling if isinstance(scaling, dict) else {}
+    factor: Any = declared.get("factor")
     kind = declared.get("rope_type") or declared.get("type")
     if kind != "ntk" or declared.get("mixed_b") is not None or type(factor) not in (int, float) or factor < 1:
         raise ModelError(f"{path}: rope_scaling is {scaling!r}; of this architecture only ntk with a factor is served")
@@ -118,6 +118,17 @@ def _is_published_eurobert(config: Config) -> bool:
 
 def _from_published_eurobert(_: Path, config: Config) -> tuple[Config, Renames]:
     return _without(config, "auto_map", "clf_pooling") | {"classifier_pooling": config["clf_pooling"]}, ()
+
+
+def _is_own_nomic(config: Config) -> bool:
+    return config.get("model_type") == "nomic_bert" and "n_embd" in config
+
+
+def _refuse_own_nomic(path: Path, _: Config) -> tuple[Config, Renames]:
+    raise ModelError(
+        f"{path}: n_embd is a key of the code in the model's repository, which is not run here, and transformers"
+        " ignores it: use a version of the model that was converted to transformers"
+    )
 
 
 def _require(path: Path, config: Config, allowed: Mapping[str, Collection[Any]], native_class: str) -> None:
@@ -137,4 +148,5 @@ _LAYOUTS: tuple[tuple[Callable[[Config], bool], Callable[[Path, Config], tuple[C
     (_is_flash, _from_flash),
     (_is_new, _from_new),
     (_is_published_eurobert, _from_published_eurobert),
+    (_is_own_nomic, _refuse_own_nomic),
 )

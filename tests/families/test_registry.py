@@ -51,6 +51,66 @@ def test_a_classifier_of_several_labels_is_no_reranker(tmp_path: Path, labels: d
     assert "has one label" in refusal(folder(tmp_path, config, "model.safetensors"))
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"id2label": {"0": "a", "1": "b"}}, "(a, b), and nothing tells which of them means relevant"),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, "nothing tells which of them means relevant"),
+        ({"id2label": None}, "nothing tells which of them means relevant"),
+        ({"id2label": {"0": "entailment", "1": "not_entailment"}}, "it is no reranker"),
+        ({"id2label": {"0": "relevant", "1": "neutral"}}, "it is no reranker"),
+        ({"id2label": {"0": "contradiction", "1": "entailment", "2": "neutral"}}, "it is no reranker"),
+        ({"id2label": {"0": "irrelevant", "1": "relevant", "2": "perfect"}}, "it is no reranker"),
+    ],
+)
+def test_labels_that_do_not_tell_of_relevance_are_named(tmp_path: Path, changes: dict[str, object], named: str) -> None:
+    config = {name: value for name, value in (CLASSIFIER | changes).items() if value is not None}
+    assert named in refusal(folder(tmp_path, config, "model.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"num_labels": 2}, "num_labels"),  # transformers believes this one, and we would read the first of two
+        ({"num_labels": 1, "id2label": {"0": "irrelevant", "1": "relevant"}}, "num_labels"),
+        ({"num_labels": "one"}, "num_labels"),
+        ({"problem_type": "single_label_classification"}, "problem_type"),
+        ({"id2label": {"0": "irrelevant", "1": "relevant"}, "problem_type": "regression"}, "problem_type"),
+        (
+            {"id2label": {"0": "irrelevant", "1": "relevant"}, "problem_type": "multi_label_classification"},
+            "problem_type",
+        ),
+        ({"position_embedding_type": "alibi"}, "position_embedding_type"),
+        ({"position_embedding_type": "relative_key_query"}, "position_embedding_type"),
+        ({"architectures": ["BertModel"], "position_embedding_type": "alibi"}, "position_embedding_type"),
+        (
+            {"architectures": ["NomicBertForSequenceClassification"], "model_type": "nomic_bert", "n_embd": 768},
+            "n_embd",
+        ),
+    ],
+)
+def test_declarations_that_would_be_computed_otherwise_are_refused(
+    tmp_path: Path, changes: dict[str, object], key: str
+) -> None:
+    (tmp_path / "modules.json").write_text("[]")
+    line = refusal(folder(tmp_path, CLASSIFIER | changes, "model.safetensors"))
+    assert "config.json" in line
+    assert key in line
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"position_embedding_type": "absolute"},
+        {"num_labels": 1, "problem_type": "regression"},
+        {"architectures": ["GteForSequenceClassification"], "position_embedding_type": "rope"},
+        {"id2label": {"0": "not relevant", "1": "relevant"}, "problem_type": "single_label_classification"},
+    ],
+)
+def test_declarations_that_are_computed_so_are_accepted(tmp_path: Path, changes: dict[str, object]) -> None:
+    read_checkpoint(folder(tmp_path, CLASSIFIER | changes, "model.safetensors"))
+
+
 @pytest.mark.parametrize("architecture", ["T5Model", "BertForMaskedLM", None])
 def test_an_unknown_architecture_lists_the_known_ones(tmp_path: Path, architecture: str | None) -> None:
     config = {"architectures": [architecture]} if architecture else {}
