@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "errors", "model_names", "weight_formats"],
-    ["settings", "rates", "telemetry", "keys", "checkpoint"],
+    ["settings", "rates", "telemetry", "keys", "checkpoint", "published"],
     ["families", "backends"],
     ["engine", "cache"],
     ["encoding"],
@@ -110,6 +110,7 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
         "backends/padded.py",
         "backends/probe.py",
         "backends/torch.py",
+        "backends/translated.py",
         "backends/weights.py",
         "families/tokenizer.py",
     }

@@ -204,6 +204,8 @@ class PackedForward:
             hidden = self._base(**inputs, layout=layout).last_hidden_state[0]
         finally:
             self._rows = None
+        if self._pooling == "late":
+            return _pool(self._read(hidden.to(self._rows_dtype)), layout, "mean")
         pooled = hidden if self._read_alone else _pool(hidden, layout, self._pooling)
         return self._read(pooled.to(self._rows_dtype)).float()
 
@@ -221,13 +223,16 @@ class PackedForward:
 
 
 def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
-    """Which hidden states are read: `cls`, `mean` or `last`.
+    """Which hidden states are read: `cls`, `mean` or `last`; `late` is the mean of what the head makes of each.
 
-    Of the encoder classifiers only ModernBERT declares it; the others read the first token.
+    Of the encoder classifiers only ModernBERT and EuroBERT declare it; the others read the first token.
     """
     if isinstance(readout, PooledReadout):
         return readout.mode
-    return "last" if architecture.causal else str(getattr(model.config, "classifier_pooling", "cls"))
+    if architecture.causal:
+        return "last"
+    declared = str(getattr(model.config, "classifier_pooling", "cls"))
+    return "cls" if declared == "bos" else declared
 
 
 def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int, length: int) -> NDArray[np.int64]:

@@ -23,6 +23,7 @@ from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends.adapter import Adapter, adapter_of
 from reranker_serve.backends.device import DType, MappedFiles
+from reranker_serve.backends.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
@@ -78,16 +79,15 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
 
     On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
     """
-    folder = checkpoint.folder
     _refuse_quantized(checkpoint)
-    adapter = adapter_of(folder)
+    adapter = adapter_of(checkpoint.folder)
     if device != "cpu":
-        model = _read(folder, readout, dtype, device, adapter)
+        model = _read(checkpoint, readout, dtype, device, adapter)
         if adapter is not None:
             adapter.merge(model, dtype, lambda _: None)
         return model
-    model = _read(folder, readout, "auto", device, adapter)
-    files = MappedFiles(folder.glob("*.safetensors"))
+    model = _read(checkpoint, readout, "auto", device, adapter)
+    files = MappedFiles(checkpoint.folder.glob("*.safetensors"))
     if adapter is not None:
         adapter.merge(model, dtype, lambda stored: _give_back(stored, files))
     _convert(model, readout, dtype, files)
@@ -161,14 +161,22 @@ def _refuse_quantized(checkpoint: Checkpoint) -> None:
 
 
 def _read(
-    folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str, adapter: Adapter | None
+    checkpoint: Checkpoint,
+    readout: Readout,
+    dtype: torch.dtype | Literal["auto"],
+    device: str,
+    adapter: Adapter | None,
 ) -> Any:
+    folder = checkpoint.folder
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
+    kind, source = _MODEL_KINDS[type(readout)], {"pretrained_model_name_or_path": folder}
     try:
-        model, report = _MODEL_KINDS[type(readout)].from_pretrained(
-            folder,
+        if checkpoint.renames is not None:
+            kind, source = translated(checkpoint, checkpoint.renames)
+        model, report = kind.from_pretrained(
+            **source,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
@@ -178,6 +186,8 @@ def _read(
             # Straight to where it is used, for which transformers wants a package of its own.
             device_map={"": device} if device != "cpu" and find_spec("accelerate") else None,
         )
+    except ModelError:
+        raise
     except Exception as error:  # safetensors, transformers and the file system each raise their own
         reason = _reason(error)
         advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""

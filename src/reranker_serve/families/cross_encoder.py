@@ -52,6 +52,23 @@ class CrossEncoder:
         return sigmoid(raw)
 
 
+class TwoLabels(CrossEncoder):
+    """Raw score = the logit of the label `relevant` - the other's; its sigmoid is the softmax of the two."""
+
+    readout = ClassifierReadout(2)
+    score_scale = (
+        "relevance_score = softmax of the two logits, 0 to 1; raw score = their difference, relevant - irrelevant"
+    )
+
+    def __init__(self, encoder: TextEncoder, max_length: int, relevant: int) -> None:
+        super().__init__(encoder, max_length)
+        self._relevant = relevant
+
+    def combine(self, outputs: FloatArray) -> FloatArray:
+        difference: FloatArray = outputs[:, self._relevant] - outputs[:, 1 - self._relevant]
+        return difference
+
+
 def split_budget(query: int, document: int, budget: int) -> tuple[int, int]:
     """Tokens that query and document keep of `budget`: all if they fit, else half each.
 

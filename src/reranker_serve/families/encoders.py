@@ -5,8 +5,9 @@ from __future__ import annotations
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
-from reranker_serve.families.cross_encoder import CrossEncoder
-from reranker_serve.families.kinds import Kind, check_one_label, refuse_prompt
+from reranker_serve.families.cross_encoder import CrossEncoder, TwoLabels
+from reranker_serve.families.kinds import Kind, refuse_prompt
+from reranker_serve.families.labels import relevant_label
 from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
@@ -19,6 +20,26 @@ CROSS_ENCODERS = (
     "ElectraForSequenceClassification",
     "ModernBertForSequenceClassification",
     "DebertaV2ForSequenceClassification",
+    "CamembertForSequenceClassification",
+    "XLMRobertaXLForSequenceClassification",
+    "MPNetForSequenceClassification",
+    "AlbertForSequenceClassification",
+    "ErnieForSequenceClassification",
+    "DebertaForSequenceClassification",
+    "EuroBertForSequenceClassification",
+    "NomicBertForSequenceClassification",
+    "RoFormerForSequenceClassification",
+    "JinaEmbeddingsV3ForSequenceClassification",
+    "GteForSequenceClassification",
+)
+_ROTARY = ("rope", "rotary")
+_ROTARY_CLASSIFIERS = (
+    "ModernBertForSequenceClassification",
+    "EuroBertForSequenceClassification",
+    "NomicBertForSequenceClassification",
+    "RoFormerForSequenceClassification",
+    "JinaEmbeddingsV3ForSequenceClassification",
+    "GteForSequenceClassification",
 )
 EMBEDDING_MODELS = (
     "XLMRobertaModel",
@@ -33,7 +54,9 @@ EMBEDDING_MODELS = (
 
 def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
-    return CrossEncoder(TextEncoder(checkpoint.folder, checkpoint.vocabulary), max_length)
+    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
+    relevant = relevant_label(checkpoint)
+    return CrossEncoder(encoder, max_length) if relevant is None else TwoLabels(encoder, max_length, relevant)
 
 
 def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
@@ -45,7 +68,23 @@ def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> 
     return BiEncoder(encoder, config, checkpoint.hidden_size, max_length)
 
 
+def _check_classifier(checkpoint: Checkpoint) -> None:
+    _check_positions(checkpoint)
+    relevant_label(checkpoint)
+
+
+def _check_positions(checkpoint: Checkpoint) -> None:
+    """transformers ignores the key: a class has the positions it has."""
+    declared = checkpoint.config.get("position_embedding_type", "absolute")
+    if declared != "absolute" and not (declared in _ROTARY and checkpoint.architecture in _ROTARY_CLASSIFIERS):
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'}: position_embedding_type is {declared!r}, which transformers'"
+            f" {checkpoint.architecture} does not compute, so its scores would be wrong: use another model"
+        )
+
+
 def _check_modules(checkpoint: Checkpoint) -> None:
+    _check_positions(checkpoint)
     if not checkpoint.has_modules:
         raise ModelError(
             f"{checkpoint.folder}: {checkpoint.architecture} is served as an embedding model and needs the modules.json"
@@ -58,7 +97,7 @@ CROSS_ENCODER = Kind(
     CROSS_ENCODERS,
     lambda checkpoint: checkpoint.architecture in CROSS_ENCODERS,
     _cross_encoder,
-    check_one_label,
+    _check_classifier,
 )
 EMBEDDING_MODEL = Kind(
     "embedding model",

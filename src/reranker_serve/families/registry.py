@@ -9,6 +9,7 @@ from reranker_serve.errors import ModelError, SettingsError
 from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL
 from reranker_serve.families.kinds import Kind
 from reranker_serve.families.language_models import CONVERTED_LANGUAGE_MODEL, LANGUAGE_MODEL
+from reranker_serve.families.refusals import refusal
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
@@ -29,13 +30,7 @@ def kind_of(checkpoint: Checkpoint) -> Kind:
     for kind in KINDS:
         if kind.tells(checkpoint):
             return kind
-    folder, architecture = checkpoint.folder, checkpoint.architecture
-    if checkpoint.config.get("auto_map"):
-        raise ModelError(
-            f"{folder}: {architecture} exists only as code in the model's repository, and such code is not run here"
-        )
-    known = ", ".join(name for kind in KINDS for name in kind.architectures)
-    raise ModelError(f"{folder}: architecture {architecture} is not supported; supported are {known}")
+    raise ModelError(refusal(checkpoint, [name for kind in KINDS for name in kind.architectures]))
 
 
 def build_family(checkpoint: Checkpoint, settings: Settings) -> Family:
