@@ -68,6 +68,11 @@ class Settings(BaseModel):
         None,
         description="instruction for models that take one, where a request brings none; the model's own when not set",
     )
+    trust_text: bool = Field(
+        False,
+        description="read the model's control tokens in queries and documents as such, as transformers does: only for"
+        " texts that no stranger writes",
+    )
     device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
     use_fp16: bool = Field(
         True,

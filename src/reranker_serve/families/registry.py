@@ -110,10 +110,20 @@ def build_family(checkpoint: Checkpoint, settings: Settings) -> Family:
     if settings.prompt is not None or settings.instruction is not None:
         name = "RERANKER_PROMPT" if settings.prompt is not None else "RERANKER_INSTRUCTION"
         raise SettingsError(f"{name} is set, but {checkpoint.architecture} is no language model: unset it")
-    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
+    trusted = settings.trust_text
     if checkpoint.architecture in CROSS_ENCODERS:
-        return CrossEncoder(encoder, max_length)
+        encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary, trusted=trusted)
+        return CrossEncoder(encoder, max_length if explicit else int(min(max_length, encoder.longest)))
     config = read_embedding_config(checkpoint.folder)
+    own = (config.query_prompt, config.document_prompt)
+    encoder = TextEncoder(
+        checkpoint.folder, checkpoint.vocabulary, own=own, lowercase=config.lowercase, trusted=trusted
+    )
+    if encoder.truncation_side == "left":
+        raise ModelError(
+            f"{checkpoint.folder / 'tokenizer_config.json'}: truncation_side is left, which would take the prompt of an"
+            " embedding model: it is not supported; set it to right, and long texts lose their end"
+        )
     if not explicit and config.max_length:
         max_length = int(min(max_length, config.max_length))
     return BiEncoder(encoder, config, checkpoint.hidden_size, max_length)
@@ -145,7 +155,7 @@ def _language_model(checkpoint: Checkpoint, settings: Settings, max_length: int)
         raise SettingsError(f"RERANKER_INSTRUCTION is set, but the prompt {prompt.name} has no place for one: unset it")
     shift = prompt.shift_of(checkpoint.hidden_size)
     classifier = checkpoint.architecture in CONVERTED_LANGUAGE_MODELS
-    return YesNo(checkpoint.folder, prompt, max_length, shift, classifier)
+    return YesNo(checkpoint.folder, prompt, max_length, shift, classifier, settings.trust_text)
 
 
 def _declares(checkpoint: Checkpoint, prompt: Prompt, served_name: str) -> bool:
