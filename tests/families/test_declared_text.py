@@ -76,6 +76,22 @@ def test_words_added_to_the_vocabulary_are_words(build: Callable[[], PreTrainedT
     assert not control & set(ours(tmp_path, "a [EOT] b[LATER]"))
 
 
+def test_an_added_word_that_the_model_does_not_know_is_refused(tmp_path: Path) -> None:
+    tokenizer = wordpiece()
+    tokenizer.add_tokens(["chlorophyll"])
+    save_cross_encoder("bert", tmp_path, tokenizer)
+    load_scorer(tmp_path)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["[EOT]"]})
+    tokenizer.save_pretrained(tmp_path)
+    load_scorer(tmp_path)
+    with pytest.raises(ModelError, match="it belongs to another model"):
+        load_scorer(tmp_path, trust_text="true")
+    tokenizer.add_tokens(["photosynthesis"])
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(ModelError, match="it belongs to another model"):
+        load_scorer(tmp_path)
+
+
 def test_a_token_of_the_template_is_a_control_token_though_not_marked(tmp_path: Path) -> None:
     wordpiece().save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
@@ -297,7 +313,7 @@ def test_ids_that_are_not_those_of_transformers_stop_the_start(tmp_path: Path) -
     description["model"] |= {"dropout": 0.5}
     path.write_text(json.dumps(description))
     line = refusal(tmp_path)
-    assert "How do plants make food?" in line
+    assert "of the text '" in line, "which of them, is chance"
     assert "tokens" in line
 
 

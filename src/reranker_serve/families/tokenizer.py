@@ -16,12 +16,13 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 from tokenizers import Tokenizer, normalizers
+from tokenizers.models import Unigram
 
 from reranker_serve.errors import ModelError
 from reranker_serve.families.agreement import require_agreement
@@ -39,6 +40,7 @@ _CHARACTERS_PER_TOKEN = 32
 # a single word of more tokens than this otherwise than it would the whole: the characters kept
 # are the same.)
 _EDGE_TOKENS = 128
+_MODEL = '"model":{"type":'  # where the last part of a tokenizer's text begins
 _BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)
 
 
@@ -71,12 +73,13 @@ class TextEncoder:
             backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
         backend.no_truncation()
         backend.no_padding()
-        _check(backend, folder, vocabulary)
+        _require_letters(backend, folder)
         self.single = single_template(backend)
         self.pair = pair_template(backend)
         self.truncation_side: Literal["left", "right"] = published.truncation_side
         self.longest = _longest(published, folder, self.pair.overhead + 2)
         control = frozenset() if trusted else _control_tokens(published, self.single, self.pair, language_model)
+        _require_known(backend, control, folder, vocabulary)
         self._secrets = {token: f"x{secrets.token_hex(12)}x" for token in control}
         self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
         self._plain = _respelled(backend, self._secrets, folder)
@@ -129,16 +132,29 @@ def _ids(ids: list[int]) -> TokenArray:
     return np.array(ids, dtype=np.int32)
 
 
-def _check(tokenizer: Tokenizer, folder: Path, vocabulary: int | None) -> None:
-    largest = max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
-    if vocabulary is not None and largest >= vocabulary:
+def _require_letters(tokenizer: Tokenizer, folder: Path) -> None:
+    encoding: Any = tokenizer.encode("a", add_special_tokens=False)
+    if not encoding.ids:
+        raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
+
+
+def _require_known(tokenizer: Tokenizer, control: Collection[str], folder: Path, vocabulary: int | None) -> None:
+    """Whatever a text, the model knows its ids."""
+    if vocabulary is None:
+        return
+    added = tokenizer.get_added_tokens_decoder().items()
+    largest = max(_largest(tokenizer), *(index for index, token in added if token.content not in control), 0)
+    if largest >= vocabulary:
         raise ModelError(
             f"the tokenizer in {folder} has ids up to {largest}, but the model knows {vocabulary}:"
             " it belongs to another model"
         )
-    encoding: Any = tokenizer.encode("a", add_special_tokens=False)
-    if not encoding.ids:
-        raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
+
+
+def _largest(tokenizer: Tokenizer) -> int:
+    if isinstance(tokenizer.model, Unigram):  # a list, and often a quarter of a million pieces
+        return int(tokenizer.get_vocab_size(with_added_tokens=False)) - 1
+    return max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
 
 
 def _longest(published: Any, folder: Path, least: int) -> float:
@@ -170,21 +186,26 @@ def _respelled(backend: Tokenizer, spelling: Mapping[str, str], folder: Path) ->
     piece, with a score that beats its characters, so vocabularies are respelled, too. The template puts its tokens
     in by id.
     """
-    description = json.loads(backend.to_str())
+    text: str = backend.to_str()
+    at = text.index(_MODEL)
+    description = json.loads(text[:at].rstrip(",") + "}")
     for token in description["added_tokens"]:
         token["content"] = spelling.get(token["content"], token["content"])
-    model = description["model"]
-    vocabulary = model["vocab"]
-    if isinstance(vocabulary, list):
-        for piece in vocabulary:
-            if piece[0] in spelling:
-                piece[0] = spelling[piece[0]]
-    else:
-        for token in spelling.keys() & vocabulary.keys():
-            vocabulary[spelling[token]] = vocabulary.pop(token)
-    if model.get("unk_token") in spelling:
-        model["unk_token"] = spelling[model["unk_token"]]
     try:
-        return Tokenizer.from_str(json.dumps(description))
+        return Tokenizer.from_str(f"{json.dumps(description)[:-1]}, {_respelled_model(text[at:], spelling)}")
     except Exception as error:  # the tokenizers library raises bare Exception
         raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
+
+
+def _respelled_model(text: str, spelling: Mapping[str, str]) -> str:
+    """The model's part of a tokenizer, as the tokenizers library writes it.
+
+    It is changed as text: to parse a large vocabulary and write it again takes half a second.
+    """
+    if not spelling:
+        return text
+    quoted = {json.dumps(token, ensure_ascii=False): json.dumps(secret) for token, secret in spelling.items()}
+    tokens = "|".join(map(re.escape, quoted))
+    # A key of a vocabulary, a Unigram piece, or the unknown token. No quote inside a token comes without a backslash.
+    places = rf'(?<=[{{,])(?:{tokens})(?=:\d)|(?<=\[)(?:{tokens})(?=,-?\d)|(?<="unk_token":)(?:{tokens})'
+    return re.sub(places, lambda found: quoted[found[0]], text)
