@@ -295,6 +295,19 @@ def test_what_cannot_be_read_says_why_to_the_end(tmp_path: Path) -> None:
     assert "add its tokenizer.json" in line
 
 
+def test_a_vocabulary_that_lacks_its_unknown_token_is_one_line(tmp_path: Path) -> None:
+    wordpiece().save_pretrained(tmp_path)
+    path = tmp_path / "tokenizer.json"
+    description = json.loads(path.read_text())
+    description["model"] |= {"unk_token": "[OTHER]"}
+    path.write_text(json.dumps(description))
+    declare(tmp_path, tokenizer_class="PreTrainedTokenizerFast")
+    assert "fails at ordinary text" in refusal(tmp_path)
+    description["model"] |= {"vocab": {"[PAD]": 0}}
+    path.write_text(json.dumps(description | {"post_processor": None}))
+    assert "its vocabulary is not complete" in refusal(tmp_path)
+
+
 # --- the check of samples --------------------------------------------------------------------
 
 

@@ -60,14 +60,23 @@ def require_agreement(
     encoder: Encoder, published: Any, own: Sequence[str], control: Collection[str], folder: Path
 ) -> None:
     """Raise `ModelError` where ids differ from those of `published`, transformers' tokenizer of the folder."""
-    for text, mine, theirs in _compared(encoder, published, own, control):
-        if mine != theirs:
-            shown = repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}...")
-            what = f"{len(theirs)} tokens and this server {len(mine)}" + ("" if len(theirs) != len(mine) else " others")
-            raise ModelError(
-                f"{folder}: of the text {shown} transformers makes {what}, so scores would not be the model's own:"
-                " this tokenizer cannot be served; use another version of the model"
-            )
+    try:
+        different = next(filter(_differ, _compared(encoder, published, own, control)), None)
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ModelError(f"the tokenizer in {folder} fails at ordinary text: {' '.join(str(error).split())}") from None
+    if different is None:
+        return
+    text, mine, theirs = different
+    shown = repr(text if len(text) <= _QUOTED else f"{text[:_QUOTED]}...")
+    other = "" if len(theirs) != len(mine) else " others"
+    raise ModelError(
+        f"{folder}: of the text {shown} transformers makes {len(theirs)} tokens and this server {len(mine)}{other}, so"
+        " scores would not be the model's own: this tokenizer cannot be served; use another version of the model"
+    )
+
+
+def _differ(compared: tuple[str, Ids, Ids]) -> bool:
+    return compared[1] != compared[2]
 
 
 def _compared(

@@ -79,7 +79,7 @@ class TextEncoder:
         self.truncation_side: Literal["left", "right"] = published.truncation_side
         self.longest = _longest(published, folder, self.pair.overhead + 2)
         control = frozenset() if trusted else _control_tokens(published, self.single, self.pair, language_model)
-        _require_known(backend, control, folder, vocabulary)
+        _require_known(backend, control, (*self.single.ids, *self.pair.ids), folder, vocabulary)
         self._secrets = {token: f"x{secrets.token_hex(12)}x" for token in control}
         self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
         self._plain = _respelled(backend, self._secrets, folder)
@@ -133,17 +133,23 @@ def _ids(ids: list[int]) -> TokenArray:
 
 
 def _require_letters(tokenizer: Tokenizer, folder: Path) -> None:
-    encoding: Any = tokenizer.encode("a", add_special_tokens=False)
-    if not encoding.ids:
+    try:
+        ids = tokenizer.encode("a", add_special_tokens=False).ids
+    except Exception:  # the tokenizers library raises bare Exception
+        ids = []
+    if not ids:
         raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
 
 
-def _require_known(tokenizer: Tokenizer, control: Collection[str], folder: Path, vocabulary: int | None) -> None:
+def _require_known(
+    tokenizer: Tokenizer, control: Collection[str], template: Sequence[int], folder: Path, vocabulary: int | None
+) -> None:
     """Whatever a text, the model knows its ids."""
     if vocabulary is None:
         return
     added = tokenizer.get_added_tokens_decoder().items()
-    largest = max(_largest(tokenizer), *(index for index, token in added if token.content not in control), 0)
+    words = [index for index, token in added if token.content not in control]
+    largest = max([_largest(tokenizer), *template, *words])
     if largest >= vocabulary:
         raise ModelError(
             f"the tokenizer in {folder} has ids up to {largest}, but the model knows {vocabulary}:"
