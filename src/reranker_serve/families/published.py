@@ -6,8 +6,11 @@ control tokens over it, in another way for each tokenizer class. So transformers
 
 from __future__ import annotations
 
+import gc
 import logging
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -46,12 +49,25 @@ def read_published(folder: Path) -> Any:
 
 
 def _read(folder: Path) -> Any:
-    from transformers import AutoTokenizer
+    with _no_collections():
+        from transformers import AutoTokenizer
 
+        try:
+            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        except Exception as error:  # whatever its many readers raise
+            raise _unreadable(folder, error) from None
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Without the garbage collector, which looks at each of the 250,000 pieces of a vocabulary again and again."""
+    enabled = gc.isenabled()
+    gc.disable()
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # whatever its many readers raise
-        raise _unreadable(folder, error) from None
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def _read_file_alone(folder: Path, reason: object) -> Any:
