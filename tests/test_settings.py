@@ -65,6 +65,7 @@ MALFORMED = [
     ("REQUEST_TIMEOUT", "inf", "less than"),
     ("USE_FP16", "half", "boolean"),
     ("STRICT_MODEL", "2", "boolean"),
+    ("TRUST_TEXT", "some", "boolean"),
     ("CPU_THREADS", "0", "greater"),
     ("QUANTIZATION", "int4", "'int8'"),
     ("MAX_DOCUMENTS", "0", "greater"),

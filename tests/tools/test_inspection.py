@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
 from pathlib import Path
 
 import pytest
@@ -24,7 +23,7 @@ def test_a_cross_encoder_is_told_for_people_and_for_programs(tmp_path: Path) -> 
     folder = save_cross_encoder("xlm-roberta", tmp_path / "BAAI_bge-reranker-v2-m3")
     shown = inspect(str(folder))
     assert shown.returncode == 0, shown.stderr
-    for part in ("XLMRobertaForSequenceClassification", "cross-encoder", "sigmoid(logit)", "apache-2.0", "130 tokens"):
+    for part in ("XLMRobertaForSequenceClassification", "cross-encoder", "sigmoid(logit)", "apache-2.0", "128 tokens"):
         assert part in shown.stdout
     found = json.loads(inspect(str(folder), "--json").stdout)
     weights = load_file(folder / "model.safetensors")
@@ -32,7 +31,7 @@ def test_a_cross_encoder_is_told_for_people_and_for_programs(tmp_path: Path) -> 
     assert found["parameters"] == parameters
     assert found["memory"]["float32"] == round(parameters * 4 / 1e9, 2)
     assert found["known_as"] == "BAAI/bge-reranker-v2-m3"
-    assert (found["prompt"], found["takes_instruction"], found["longest"]) == (None, False, 130)
+    assert (found["prompt"], found["takes_instruction"], found["longest"]) == (None, False, 128)
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(found["read"])
 
 
@@ -59,18 +58,3 @@ def test_what_would_be_refused_is_the_line_of_a_start(missing: str, tmp_path: Pa
     line = shown.stderr.strip().removeprefix("error: ")
     assert line
     assert line in started.stderr + started.stdout
-
-
-def test_it_takes_seconds_at_most_and_loads_no_torch(tmp_path: Path) -> None:
-    folder = save_cross_encoder("bert", tmp_path / "m")
-    start = time.monotonic()
-    done = subprocess.run(
-        [CLI[0], "-X", "importtime", *CLI[1:], "inspect", str(folder)],
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    assert time.monotonic() - start < 10
-    assert " torch\n" not in done.stderr

@@ -54,15 +54,28 @@ EMBEDDING_MODELS = (
 
 def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
-    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
+    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary, trusted=settings.trust_text)
+    if "max_length" not in settings.model_fields_set:
+        max_length = int(min(max_length, encoder.longest))
     relevant = relevant_label(checkpoint)
     return CrossEncoder(encoder, max_length) if relevant is None else TwoLabels(encoder, max_length, relevant)
 
 
 def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
-    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
     config = read_embedding_config(checkpoint)
+    encoder = TextEncoder(
+        checkpoint.folder,
+        checkpoint.vocabulary,
+        own=(config.query_prompt, config.document_prompt),
+        lowercase=config.lowercase,
+        trusted=settings.trust_text,
+    )
+    if encoder.truncation_side == "left":
+        raise ModelError(
+            f"{checkpoint.folder / 'tokenizer_config.json'}: truncation_side is left, which would take the prompt of an"
+            " embedding model: it is not supported; set it to right, and long texts lose their end"
+        )
     if "max_length" not in settings.model_fields_set and config.max_length:
         max_length = int(min(max_length, config.max_length))
     return BiEncoder(encoder, config, checkpoint.hidden_size, max_length)
