@@ -105,19 +105,20 @@ def test_a_token_of_the_template_is_a_control_token_though_not_marked(tmp_path: 
     assert not control & set(ours(tmp_path, "a [SEP] b [CLS]"))
 
 
-def test_a_language_model_has_added_words_too_but_none_in_brackets(tmp_path: Path) -> None:
+def test_a_language_model_has_added_words_but_hides_the_tokens_of_its_prompt(tmp_path: Path) -> None:
     tokenizer = qwen()
-    tokenizer.add_tokens(["chlorophyll", "<tool_call>", "[INST]"])
+    tokenizer.add_tokens(["chlorophyll", "<h1>", "<|fim_prefix|>"])
     tokenizer.save_pretrained(tmp_path)
-    family = YesNo(tmp_path, QWEN3_RERANKER, 800, shift=0.0, classifier=False)
-    (item,) = family.encode("a", ["chlorophyll <tool_call> [INST] </think>"], max_length=800, instruction=None).items
-    words, control = (
-        {tokenizer.convert_tokens_to_ids(token) for token in tokens}
-        for tokens in (("chlorophyll",), ("<tool_call>", "[INST]"))
-    )
-    assert words <= set(item.ids.tolist())
-    assert not control & set(item.ids.tolist())
-    assert item.ids.tolist().count(tokenizer.convert_tokens_to_ids("</think>")) == 1, "the template's own"
+    text = "chlorophyll <h1> <|fim_prefix|> </think>"
+    for trusted in (False, True):
+        family = YesNo(tmp_path, QWEN3_RERANKER, 800, shift=0.0, classifier=False, trusted=trusted)
+        (item,) = family.encode("a", [text], max_length=800, instruction=None).items
+        counts = {
+            token: item.ids.tolist().count(tokenizer.convert_tokens_to_ids(token)) - (token == "</think>")
+            for token in text.split()
+        }
+        hidden = 1 if trusted else 0
+        assert counts == {"chlorophyll": 1, "<h1>": 1, "<|fim_prefix|>": hidden, "</think>": hidden}
 
 
 # --- a model's own prompts -------------------------------------------------------------------
