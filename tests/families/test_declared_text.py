@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -255,6 +257,25 @@ def test_a_declared_length_that_is_none(tmp_path: Path, length: object) -> None:
     declare(tmp_path, model_max_length=length)
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: model_max_length is"):
         load_scorer(tmp_path)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_equal_sentence_transformers_with_all_of_it(tmp_path: Path, side: str) -> None:
+    tokenizer = wordpiece()
+    tokenizer.add_tokens(["photosynthesis", "How", "[EMAIL]"])
+    save_cross_encoder("bert", tmp_path, tokenizer)
+    declare(
+        tmp_path, tokenizer_class="BertTokenizerFast", do_lower_case=False, model_max_length=32, truncation_side=side
+    )
+    query = "How does photosynthesis make Sugar?"
+    documents = ["", "Na\u00efve PLANTS make sugar. [EMAIL]", "how " * 50 + "photosynthesis", "leaf " * 10]
+    model = CrossEncoder(str(tmp_path), device="cpu")
+    expected = model.predict([(query, text) for text in documents], activation_fn=torch.nn.Identity(), batch_size=1)
+    scorer = load_scorer(tmp_path)
+    encoded = scorer.family.encode(query, documents, max_length=scorer.family.max_length_bounds[1], instruction=None)
+    got = scorer.family.combine(scorer.backend.forward(encoded.items))
+    np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
+    assert np.ptp(expected) > 0.02, "equal logits would prove nothing"
 
 
 # --- older files -----------------------------------------------------------------------------

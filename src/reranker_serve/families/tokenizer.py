@@ -81,7 +81,7 @@ class TextEncoder:
         if type(self._longest) not in (int, float):
             raise _wrong_length(folder, self._longest)
         placed = (*self.single.ids, *self.pair.ids)
-        hidden = frozenset() if trusted else _control_tokens(published, placed) | set(control)
+        hidden = frozenset() if trusted else _control_tokens(published, placed, control)
         _require_known(backend, hidden, placed, folder, vocabulary)
         self._secrets = {token: f"x{secrets.token_hex(12)}x" for token in hidden}
         self._control = re.compile("|".join(map(re.escape, sorted(hidden, key=len, reverse=True))) or r"(?!)")
@@ -180,10 +180,10 @@ def _wrong_length(folder: Path, declared: object) -> ModelError:
     )
 
 
-def _control_tokens(published: Any, template: Sequence[int]) -> frozenset[str]:
+def _control_tokens(published: Any, template: Sequence[int], prompt: Sequence[str]) -> frozenset[str]:
     backend: Tokenizer = published.backend_tokenizer
-    added = backend.get_added_tokens_decoder().values()
-    marked = {token.content for token in added if token.special or _BARRED.fullmatch(token.content)}
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    marked = {token for token, special in added.items() if special or token in prompt or _BARRED.fullmatch(token)}
     found = marked | {backend.id_to_token(index) for index in template} | set(published.all_special_tokens)
     # Added tokens made of whitespace alone are how ModernBERT spells indentation.
     return frozenset(token for token in found if token and token.replace("\u2581", " ").strip())
