@@ -10,6 +10,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
 from tokenizers import AddedToken, Tokenizer
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
@@ -105,19 +107,20 @@ def test_a_token_of_the_template_is_a_control_token_though_not_marked(tmp_path: 
     assert not control & set(ours(tmp_path, "a [SEP] b [CLS]"))
 
 
-def test_a_language_model_has_added_words_too_but_none_in_brackets(tmp_path: Path) -> None:
+def test_a_language_model_has_added_words_but_hides_the_tokens_of_its_prompt(tmp_path: Path) -> None:
     tokenizer = qwen()
-    tokenizer.add_tokens(["chlorophyll", "<tool_call>", "[INST]"])
+    tokenizer.add_tokens(["chlorophyll", "<h1>", "<|fim_prefix|>"])
     tokenizer.save_pretrained(tmp_path)
-    family = YesNo(tmp_path, QWEN3_RERANKER, 800, shift=0.0, classifier=False)
-    (item,) = family.encode("a", ["chlorophyll <tool_call> [INST] </think>"], max_length=800, instruction=None).items
-    words, control = (
-        {tokenizer.convert_tokens_to_ids(token) for token in tokens}
-        for tokens in (("chlorophyll",), ("<tool_call>", "[INST]"))
-    )
-    assert words <= set(item.ids.tolist())
-    assert not control & set(item.ids.tolist())
-    assert item.ids.tolist().count(tokenizer.convert_tokens_to_ids("</think>")) == 1, "the template's own"
+    text = "chlorophyll <h1> <|fim_prefix|> </think>"
+    for trusted in (False, True):
+        family = YesNo(tmp_path, QWEN3_RERANKER, 800, shift=0.0, classifier=False, trusted=trusted)
+        (item,) = family.encode("a", [text], max_length=800, instruction=None).items
+        counts = {
+            token: item.ids.tolist().count(tokenizer.convert_tokens_to_ids(token)) - (token == "</think>")
+            for token in text.split()
+        }
+        hidden = 1 if trusted else 0
+        assert counts == {"chlorophyll": 1, "<h1>": 1, "<|fim_prefix|>": hidden, "</think>": hidden}
 
 
 # --- a model's own prompts -------------------------------------------------------------------
@@ -254,6 +257,25 @@ def test_a_declared_length_that_is_none(tmp_path: Path, length: object) -> None:
     declare(tmp_path, model_max_length=length)
     with pytest.raises(ModelError, match=r"tokenizer_config\.json: model_max_length is"):
         load_scorer(tmp_path)
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_logits_equal_sentence_transformers_with_all_of_it(tmp_path: Path, side: str) -> None:
+    tokenizer = wordpiece()
+    tokenizer.add_tokens(["photosynthesis", "How", "[EMAIL]"])
+    save_cross_encoder("bert", tmp_path, tokenizer)
+    declare(
+        tmp_path, tokenizer_class="BertTokenizerFast", do_lower_case=False, model_max_length=32, truncation_side=side
+    )
+    query = "How does photosynthesis make Sugar?"
+    documents = ["", "Na\u00efve PLANTS make sugar. [EMAIL]", "how " * 50 + "photosynthesis", "leaf " * 10]
+    model = CrossEncoder(str(tmp_path), device="cpu")
+    expected = model.predict([(query, text) for text in documents], activation_fn=torch.nn.Identity(), batch_size=1)
+    scorer = load_scorer(tmp_path)
+    encoded = scorer.family.encode(query, documents, max_length=scorer.family.max_length_bounds[1], instruction=None)
+    got = scorer.family.combine(scorer.backend.forward(encoded.items))
+    np.testing.assert_allclose(got, expected, atol=1e-4, rtol=0)
+    assert np.ptp(expected) > 0.02, "equal logits would prove nothing"
 
 
 # --- older files -----------------------------------------------------------------------------

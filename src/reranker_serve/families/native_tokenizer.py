@@ -33,19 +33,28 @@ def read_published(folder: Path) -> Any:
     Raises `ModelError`, one line that says what to add.
     """
     file = folder / "tokenizer.json"
-    if not file.is_file():
+    if not file.exists():
         _require_older_vocabulary(folder)
         return _with_backend(_read(folder), folder)
+    declared = _model_type(file)
     try:
         tokenizer = _read(folder)
     except ModelError as error:
         return _read_file_alone(folder, error)
-    declared = _MODEL_TYPE.search(file.read_text(encoding="utf-8"))
     made = type(_with_backend(tokenizer, folder).backend_tokenizer.model).__name__
-    if declared and declared[1] != made:
+    if declared not in (None, made):
         # Some classes rebuild the tokenizer from its vocabulary, and this vocabulary is of another kind.
-        return _read_file_alone(folder, f"{type(tokenizer).__name__} makes {made} of its {declared[1]} vocabulary")
+        return _read_file_alone(folder, f"{type(tokenizer).__name__} makes {made} of its {declared} vocabulary")
     return tokenizer
+
+
+def _model_type(file: Path) -> str | None:
+    """`BPE`, `Unigram`, ...; None where an older file does not say."""
+    try:
+        found = _MODEL_TYPE.search(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise _unreadable(file.parent, error) from None
+    return found[1] if found else None
 
 
 def _read(folder: Path) -> Any:

@@ -5,10 +5,10 @@ sequence. So control tokens get a secret spelling, other in every process, that 
 write; the ids of the template (`<s> ... </s></s> ... </s>`) are put around a text here.
 
 What a control token is: every added token that is marked special, that is named as one
-(`sep_token` and its kin), or that the tokenizer's own template puts in. In a language model it is
-also each added token in brackets, `<think>` or `[INST]`: chat models have control tokens that are
-not marked. All other added tokens are words of the vocabulary, and found in texts as
-transformers finds them.
+(`sep_token` and its kin), that the tokenizer's own template puts in, that is spelled `<|so|>`, or
+that the prompt of a language model is made of (`<think>` is not marked in Qwen3). All other added
+tokens are words of the vocabulary, such as `<h1>` in Gemma, and found in texts as transformers
+finds them.
 """
 
 from __future__ import annotations
@@ -41,18 +41,17 @@ _CHARACTERS_PER_TOKEN = 32
 # are the same.)
 _EDGE_TOKENS = 128
 _MODEL = '"model":{"type":'  # where the last part of a tokenizer's text begins
-_BRACKETED = re.compile(r"<.+>|\[.+\]", re.DOTALL)
+_BARRED = re.compile(r"<\|.+\|>", re.DOTALL)
 
 
 class TextEncoder:
     """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads.
 
     `vocabulary`: how many ids the model knows, if that is known. `own`: the model's own texts, such as prompts, in
-    which control tokens are meant. `language_model`: see above what is a control token there. `lowercase` as
+    which control tokens are meant. `control`: tokens that only those texts may hold, see above. `lowercase` as
     sentence-transformers' `do_lower_case`. With `trusted`, control tokens are recognized in every text.
 
-    `truncation_side` and `longest` are what tokenizer_config.json declares: where a long text loses tokens, and
-    the most tokens of a sequence, a huge number if there is no limit.
+    `truncation_side` and `longest` are what tokenizer_config.json declares.
     Raises `ModelError` if the ids of any sample text differ from those of transformers.
     """
 
@@ -62,7 +61,7 @@ class TextEncoder:
         vocabulary: int | None = None,
         *,
         own: Sequence[str] = (),
-        language_model: bool = False,
+        control: Sequence[str] = (),
         lowercase: bool = False,
         trusted: bool = False,
     ) -> None:
@@ -77,14 +76,25 @@ class TextEncoder:
         self.single = single_template(backend)
         self.pair = pair_template(backend)
         self.truncation_side: Literal["left", "right"] = published.truncation_side
-        self.longest = _longest(published, folder, self.pair.overhead + 2)
-        control = frozenset() if trusted else _control_tokens(published, self.single, self.pair, language_model)
-        _require_known(backend, control, (*self.single.ids, *self.pair.ids), folder, vocabulary)
-        self._secrets = {token: f"x{secrets.token_hex(12)}x" for token in control}
-        self._control = re.compile("|".join(map(re.escape, sorted(control, key=len, reverse=True))) or r"(?!)")
+        self._folder = folder
+        self._longest: float = published.model_max_length
+        if type(self._longest) not in (int, float):
+            raise _wrong_length(folder, self._longest)
+        placed = (*self.single.ids, *self.pair.ids)
+        hidden = frozenset() if trusted else _control_tokens(published, placed, control)
+        _require_known(backend, hidden, placed, folder, vocabulary)
+        self._secrets = {token: f"x{secrets.token_hex(12)}x" for token in hidden}
+        self._control = re.compile("|".join(map(re.escape, sorted(hidden, key=len, reverse=True))) or r"(?!)")
         self._plain = _respelled(backend, self._secrets, folder)
         self._plain.encode_special_tokens = trusted and published.split_special_tokens
-        require_agreement(self, published, own, control, folder)
+        require_agreement(self, published, own, hidden, folder)
+
+    @property
+    def longest(self) -> float:
+        """`model_max_length`, in tokens of a sequence; a number beyond all texts where none is declared."""
+        if self._longest < self.pair.overhead + 2:
+            raise _wrong_length(self._folder, self._longest)
+        return self._longest
 
     def own(self, text: str) -> str:
         """A text of the model's own, or the part of one that is, so spelled that its control tokens are such."""
@@ -163,24 +173,18 @@ def _largest(tokenizer: Tokenizer) -> int:
     return max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
 
 
-def _longest(published: Any, folder: Path, least: int) -> float:
-    """`model_max_length`; transformers has a number beyond all texts where none is declared."""
-    declared = published.model_max_length
-    if isinstance(declared, bool) or not isinstance(declared, int | float) or declared < least:
-        raise ModelError(
-            f"{folder / 'tokenizer_config.json'}: model_max_length is {declared!r}, not a number of tokens that holds"
-            " a text: correct it"
-        )
-    return declared
+def _wrong_length(folder: Path, declared: object) -> ModelError:
+    return ModelError(
+        f"{folder / 'tokenizer_config.json'}: model_max_length is {declared!r}, not a number of tokens that holds a"
+        " pair: correct it"
+    )
 
 
-def _control_tokens(published: Any, single: Template, pair: Template, language_model: bool) -> frozenset[str]:
+def _control_tokens(published: Any, template: Sequence[int], prompt: Sequence[str]) -> frozenset[str]:
     backend: Tokenizer = published.backend_tokenizer
-    added = backend.get_added_tokens_decoder().values()
-    marked = {token.content for token in added if token.special}
-    bracketed = {token.content for token in added if language_model and _BRACKETED.fullmatch(token.content)}
-    placed = {backend.id_to_token(index) for template in (single, pair) for index in template.ids}
-    found = marked | bracketed | placed | set(published.all_special_tokens)
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    marked = {token for token, special in added.items() if special or token in prompt or _BARRED.fullmatch(token)}
+    found = marked | {backend.id_to_token(index) for index in template} | set(published.all_special_tokens)
     # Added tokens made of whitespace alone are how ModernBERT spells indentation.
     return frozenset(token for token in found if token and token.replace("\u2581", " ").strip())
 

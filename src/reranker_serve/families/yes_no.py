@@ -83,7 +83,7 @@ class YesNo:
         self._default_instruction = prompt.instruction
         self._shift = shift
         own = [_FIELD.sub("x", piece) for piece in _pieces(prompt)]
-        self._encoder = TextEncoder(folder, own=own, language_model=True, trusted=trusted)
+        self._encoder = TextEncoder(folder, own=own, control=prompt.control, trusted=trusted)
         fixed = _read_template(self._encoder, folder, prompt)
         self.readout = ClassifierReadout() if classifier else NextTokenReadout(_ids_of(prompt.answers, fixed))
         self.score_scale = _score_scale(prompt, shift)
