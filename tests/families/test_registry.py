@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from safetensors.torch import load_file, save_file
+from transformers import AutoConfig
 
 from reranker_serve.errors import ModelError, SettingsError, StartupError
 from reranker_serve.families.refusals import REFUSALS
@@ -150,6 +151,13 @@ def test_code_of_a_repository_is_not_run(tmp_path: Path) -> None:
     assert "OwnForSequenceClassification exists only as code in the model's repository" in line
 
 
+def test_a_class_that_only_the_repositorys_code_makes_is_not_taken_for_one_of_transformers(tmp_path: Path) -> None:
+    """Without a model type transformers asks for that code, and advises to trust it."""
+    config = {name: value for name, value in CLASSIFIER.items() if name != "model_type"}
+    line = refusal(folder(tmp_path, config | {"auto_map": {"AutoConfig": "own.OwnConfig"}}, "model.safetensors"))
+    assert "BertForSequenceClassification exists only as code in the model's repository" in line
+
+
 @pytest.mark.parametrize(
     ("config", "instead"),
     [
@@ -218,6 +226,18 @@ def test_truncated_weights(saved: Path, tmp_path: Path) -> None:
     weights = path / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
     assert "cannot be loaded" in load_refusal(path)
+
+
+def test_a_reason_of_transformers_is_cut_between_words(saved: Path, tmp_path: Path) -> None:
+    path = copy(saved, tmp_path)
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"model_type": "x" * 100}))
+    with pytest.raises(ValueError, match="x" * 100) as caught:
+        AutoConfig.from_pretrained(path)
+    whole = str(caught.value).split()
+    kept = load_refusal(path).partition("cannot be loaded: ")[2].removesuffix(" ...").split()
+    assert kept == whole[: len(kept)]
+    assert 20 < len(kept) < len(whole)
 
 
 def test_weights_without_the_classifier(saved: Path, tmp_path: Path) -> None:

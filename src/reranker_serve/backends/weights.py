@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, Literal
 
 import torch
@@ -192,7 +193,7 @@ def _read(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype | Literal
     except ModelError:
         raise
     except Exception as error:  # safetensors, transformers and the file system each raise their own
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        reason = shorten(str(error), _LONGEST_REASON, placeholder=" ...") or type(error).__name__
         advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""
         raise ModelError(f"the weights in {folder} cannot be loaded: {reason}{advice}") from None
     finally:
