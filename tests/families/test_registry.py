@@ -118,10 +118,9 @@ def test_declarations_that_are_computed_so_are_accepted(tmp_path: Path, changes:
     ("config", "near"),
     [
         ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ["BertForSequenceClassification", "BertModel"]),
-        (
-            {"architectures": ["RobertaPreLayerNormForSequenceClassification"], "model_type": "roberta-prelayernorm"},
-            ["RobertaForSequenceClassification"],
-        ),
+        ({"architectures": ["DebertaV3ForSequenceClassification"]}, ["DebertaV2ForSequenceClassification"]),
+        ({"architectures": ["OurReranker"], "model_type": "xlm-roberta"}, ["XLMRobertaForSequenceClassification"]),
+        ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, []),
         (
             {"architectures": ["XLMRobertaForTokenClassification"], "model_type": "xlm-roberta"},
             ["XLMRobertaForSequenceClassification", "XLMRobertaModel"],
