@@ -9,6 +9,7 @@ from typing import Any
 
 from reranker_serve.errors import ModelError
 from reranker_serve.published import Renames, native
+from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 
 # Their position table starts behind the padding index, so two rows of it are never used.
 _POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "mpnet")
@@ -84,14 +85,10 @@ def read_folder(folder: Path) -> Checkpoint:
 
 def check_weights(folder: Path) -> None:
     """Raises `ModelError` unless there are weights that are safe to load."""
-    if any(folder.glob("*.safetensors")):
-        return
-    if any((*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))):
-        raise ModelError(
-            f"{folder} has pickled weights only, which can run code when loaded: use a version of the model"
-            " with model.safetensors, or convert it with transformers' save_pretrained"
-        )
-    raise ModelError(f"{folder} has no weights: model.safetensors is missing; download the model again")
+    why = unreadable(str(path.relative_to(folder)) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    if why is not None:
+        advice = "; download the model again" if why == NO_WEIGHTS else ""
+        raise ModelError(f"{folder} has {why}{advice}")
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, V
 
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import Key, parse_list
+from reranker_serve.model_names import as_path, name_of
 from reranker_serve.rates import Rates
 
 PREFIX = "RERANKER_"
@@ -41,11 +42,12 @@ class Settings(BaseModel):
 
     host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    workers: int = Field(
-        1, ge=1, le=256, description="worker processes sharing the port; the cores are divided between them"
+    workers: int = Field(1, ge=1, le=256, description="worker processes, which share the port and divide the cores")
+    model_name: str = Field(
+        "BAAI/bge-reranker-v2-m3", min_length=1, description="hub id of the model, or a path to its folder"
     )
-    model_name: str = Field("BAAI/bge-reranker-v2-m3", min_length=1, description="hub id of the model")
     model_path: Path | None = Field(None, description="local model folder, wins over the name")
+    model_revision: str | None = Field(None, description="commit, tag or branch of the model on the hub; else `main`")
     model_cache_dir: Path = Field(Path("./models"), description="where downloads are kept")
     use_offline_mode: bool = Field(False, description="never touch the network")
     max_length: int = Field(
@@ -246,11 +248,17 @@ class Settings(BaseModel):
         return _parts(self.cors_origins)
 
     @property
+    def model_folder(self) -> Path | None:
+        """The folder that is to be served; None where the hub's model of that name is."""
+        return self.model_path.expanduser() if self.model_path else as_path(self.model_name)
+
+    @property
     def served_name(self) -> str:
         """The model's name in replies: the hub id, or the folder's name where only a folder was given."""
-        if self.model_path is None or "model_name" in self.model_fields_set:
+        folder = self.model_folder
+        if folder is None or (self.model_path and "model_name" in self.model_fields_set):
             return self.model_name
-        return self.model_path.resolve().name
+        return name_of(folder)
 
 
 def load_settings(
