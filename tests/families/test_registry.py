@@ -117,10 +117,9 @@ def test_declarations_that_are_computed_so_are_accepted(tmp_path: Path, changes:
     ("config", "near"),
     [
         ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ["BertForSequenceClassification", "BertModel"]),
-        (
-            {"architectures": ["RobertaPreLayerNormForSequenceClassification"], "model_type": "roberta-prelayernorm"},
-            ["RobertaForSequenceClassification"],
-        ),
+        ({"architectures": ["DebertaV3ForSequenceClassification"]}, ["DebertaV2ForSequenceClassification"]),
+        ({"architectures": ["OurReranker"], "model_type": "xlm-roberta"}, ["XLMRobertaForSequenceClassification"]),
+        ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, []),
         (
             {"architectures": ["XLMRobertaForTokenClassification"], "model_type": "xlm-roberta"},
             ["XLMRobertaForSequenceClassification", "XLMRobertaModel"],
@@ -148,6 +147,13 @@ def test_code_of_a_repository_is_not_run(tmp_path: Path) -> None:
     config = {"architectures": ["OwnForSequenceClassification"], "auto_map": {"AutoConfig": "own.OwnConfig"}}
     line = refusal(folder(tmp_path, config, "model.safetensors"))
     assert "OwnForSequenceClassification exists only as code in the model's repository" in line
+
+
+def test_a_class_that_only_the_repositorys_code_makes_is_not_taken_for_one_of_transformers(tmp_path: Path) -> None:
+    """Without a model type transformers asks for that code, and advises to trust it."""
+    config = {name: value for name, value in CLASSIFIER.items() if name != "model_type"}
+    line = refusal(folder(tmp_path, config | {"auto_map": {"AutoConfig": "own.OwnConfig"}}, "model.safetensors"))
+    assert "BertForSequenceClassification exists only as code in the model's repository" in line
 
 
 @pytest.mark.parametrize(

@@ -183,6 +183,13 @@ def test_an_older_transformers_is_told_to_be_replaced(tmp_path: Path, monkeypatc
         load_scorer(folder)
 
 
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    weights = as_flash_xlm_roberta(save_cross_encoder("xlm-roberta", tmp_path)) / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match=r"the weights in .* cannot be loaded: .*; download the model again"):
+        load_scorer(tmp_path)
+
+
 def test_transformers_itself_does_not_read_these_folders(tmp_path: Path) -> None:
     folder = as_flash_xlm_roberta(save_cross_encoder("xlm-roberta", tmp_path))
     with pytest.raises(ValueError, match="trust_remote_code"):

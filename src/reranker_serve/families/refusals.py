@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -10,7 +11,7 @@ from reranker_serve.checkpoint import Checkpoint
 
 _OWN_CODE = "exists only as code in the model's repository, and such code is not run here"
 _LIST = "docs/models.md lists what is served"
-_NEAREST = 3
+_NEAREST, _ALIKE = 3, 0.75
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +80,13 @@ def refusal(checkpoint: Checkpoint, served: Sequence[str]) -> str:
 
 
 def nearest(architecture: str, model_type: str, served: Sequence[str]) -> str:
-    """At most three served architectures: those of the same model type, then those that are spelled alike."""
-    kind = model_type.replace("-", "").replace("_", "").lower()
-    same = [name for name in served if kind and name.lower().startswith((f"{kind}for", f"{kind}model"))]
-    alike = get_close_matches(architecture, served, _NEAREST)
-    return ", ".join(list(dict.fromkeys([*same, *alike]))[:_NEAREST])
+    """At most three served architectures of a model that is called alike, by its class or by its type."""
+    stems = dict.fromkeys(_stem(name) for name in served)
+    wanted = (_stem(architecture), model_type.replace("-", "").replace("_", "").lower())
+    alike = dict.fromkeys(stem for name in wanted for stem in get_close_matches(name, stems, _NEAREST, _ALIKE))
+    return ", ".join([name for stem in alike for name in served if _stem(name) == stem][:_NEAREST])
+
+
+def _stem(architecture: str) -> str:
+    """`XLMRobertaForSequenceClassification` -> `xlmroberta`."""
+    return re.split("For[A-Z]|Model$", architecture)[0].lower()

@@ -27,7 +27,9 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def kind_of(checkpoint: Checkpoint) -> Kind:
     """Raises `ModelError` with one line for what is none of those that are served."""
-    for kind in KINDS:
+    # Without a model type its code is all that tells what it is, whatever class its name is that of.
+    own = checkpoint.config.get("auto_map") and not checkpoint.config.get("model_type")
+    for kind in () if own else KINDS:
         if kind.tells(checkpoint):
             return kind
     raise ModelError(refusal(checkpoint, [name for kind in KINDS for name in kind.architectures]))
