@@ -27,6 +27,12 @@ try:
 except StartupError as error:
     print("error:", error)
 """
+OPEN = """
+from reranker_serve.model_files.find import opened
+from reranker_serve.settings import load_settings
+with opened(load_settings()[0]) as files:
+    print(sorted(path.name for path in files.folder.iterdir()))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -250,3 +256,20 @@ def test_with_an_adapter_its_base_is_downloaded(
     with hub(MODEL, adapter) as (endpoint, _):
         line = download(tmp_path, endpoint, MODEL, "elsewhere").stderr.splitlines()[-1]
     assert "its base is missing: the hub has no model some/base" in line
+
+
+@pytest.mark.parametrize("cached", [True, False])
+def test_an_adapter_by_its_name_gets_its_base_from_the_hubs_cache_or_the_hub(
+    tmp_path: Path, reranker: Path, cached: bool
+) -> None:
+    layers = {"bert.encoder.layer.0.attention.self.query": (48, 48)}
+    adapter = save_adapter(tmp_path / "published", MODEL, layers)
+    if cached:
+        in_the_hubs_cache(tmp_path / "hf", reranker)
+    with hub("some/adapter", adapter, others={MODEL: reranker}) as (endpoint, asked):
+        done = run(tmp_path, endpoint, sys.executable, "-c", OPEN, model_name="some/adapter")
+    names = done.stdout.strip()
+    assert "'_adapter'" in names, done.stderr + names
+    assert "'model.safetensors'" in names
+    assert "'tokenizer.json'" in names
+    assert any(f"{MODEL}/resolve/" in path for path in asked) == (not cached)
