@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
+# Of the last hidden states of a sequence: its first one, the mean of all, its last one.
+Pooling = Literal["cls", "mean", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +199,7 @@ class ClassifierReadout:
 class PooledReadout:
     """Read one vector of `width` numbers a sequence, pooled from its last hidden states."""
 
-    mode: Literal["cls", "mean", "last"]
+    mode: Pooling
     width: int
 
 
