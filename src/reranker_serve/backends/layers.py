@@ -6,10 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
+from torch.nn.functional import normalize
 
 from reranker_serve.layers import Activation, DenseLayer, Layer
+from reranker_serve.types import VectorsReadout
 
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -50,6 +52,13 @@ class Norm(nn.Module):
         return out
 
 
+def vector_reader(readout: VectorsReadout, layers: nn.Module) -> Callable[[Tensor], Tensor]:
+    """From rows of hidden states, [n, hidden], through `layers`, in float32, to vectors, [n, readout.width]."""
+    if readout.normalized:
+        return lambda rows: normalize(layers(rows.float()), dim=-1)
+    return lambda rows: layers(rows.float())
+
+
 def load_layers(folder: Path, layers: Sequence[Layer], dtype: torch.dtype, device: torch.device | str) -> nn.Sequential:
     """x [..., inputs of the first] -> [..., outputs of the last], in `dtype` on `device`.
 
@@ -61,6 +70,6 @@ def load_layers(folder: Path, layers: Sequence[Layer], dtype: torch.dtype, devic
 
 def _load(folder: Path, layer: Layer) -> nn.Module:
     module = Dense(layer) if isinstance(layer, DenseLayer) else Norm(layer.inputs)
-    stored = load_file(folder / layer.weights)
-    module.load_state_dict({name: stored[name] for name in layer.shapes})
+    with safe_open(folder / layer.weights, "pt") as stored:  # which may hold the transformer as well
+        module.load_state_dict({name: stored.get_tensor(name) for name in layer.shapes})
     return module

@@ -22,7 +22,7 @@ from transformers.utils import logging as transformers_logging
 from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
+from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout, VectorsReadout
 
 _LONGEST_REASON = 300
 
@@ -30,6 +30,7 @@ _MODEL_KINDS: dict[type[Readout], Any] = {
     ClassifierReadout: AutoModelForSequenceClassification,
     NextTokenReadout: AutoModelForCausalLM,
     PooledReadout: AutoModel,
+    VectorsReadout: AutoModel,
 }
 
 

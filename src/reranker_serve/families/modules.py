@@ -62,7 +62,7 @@ def read_layers(checkpoint: Checkpoint, modules: Sequence[Module], width: int, f
                 f"{checkpoint.folder / module.config}: {key} is {layer.inputs}, but what comes before gives {width}"
                 " numbers: the module belongs to another model"
             )
-        _check_weights(checkpoint, layer)
+        check_layer(checkpoint, layer)
         layers.append(layer)
         width = layer.outputs
     return tuple(layers)
@@ -110,7 +110,8 @@ def _activation(path: Path, config: dict[str, Any]) -> Activation:
     return _ACTIVATIONS[name]
 
 
-def _check_weights(checkpoint: Checkpoint, layer: Layer) -> None:
+def check_layer(checkpoint: Checkpoint, layer: Layer) -> None:
+    """Raises `ModelError` unless the layer's weights are in the folder, in its shape."""
     path = checkpoint.folder / layer.weights
     if not path.is_file():
         raise ModelError(f"{path} is missing: the model needs it, with {' and '.join(layer.shapes)}; download it again")

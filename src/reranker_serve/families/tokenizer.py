@@ -114,8 +114,14 @@ def join(template: Template, first: TokenArray, second: TokenArray | None = None
 
 def encode_with_control_tokens(folder: Path, texts: Sequence[str]) -> list[TokenArray]:
     """Ids of each text with control tokens recognized: for templates, never for a caller's text."""
-    full = _build(folder, lambda description: description | {"truncation": None, "padding": None})
-    return [_ids(encoding.ids) for encoding in full.encode_batch(list(texts), add_special_tokens=False)]
+    return [
+        _ids(encoding.ids) for encoding in full_tokenizer(folder).encode_batch(list(texts), add_special_tokens=False)
+    ]
+
+
+def full_tokenizer(folder: Path) -> Tokenizer:
+    """The checkpoint's tokenizer, control tokens recognized: for what a checkpoint names, never for a caller's text."""
+    return _build(folder, lambda description: description | {"truncation": None, "padding": None})
 
 
 def without_control_tokens(description: dict[str, Any]) -> dict[str, Any]:
