@@ -53,7 +53,7 @@ class Layout:
     places: tuple[int, ...]
     causal: bool
     device: torch.device
-    _masks: dict[tuple[int, int, int | None, int], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[range, int, int | None, int], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[EncodedItem], causal: bool, device: torch.device) -> Layout:
@@ -118,7 +118,7 @@ class Layout:
         """
         if not self.causal and (window is None or max(keys, rows.stop) <= window):
             return None
-        at = (rows.start, keys, window, repeat)
+        at = (rows, keys, window, repeat)
         if at not in self._masks:
             i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
             j = torch.arange(keys, device=self.device)[None, :]
