@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
 from reranker_serve.backends import packed
@@ -68,6 +68,37 @@ def test_nobody_attends_to_what_is_unseen(
     got, _ = packed.packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, sliding_window=window)
     # Who has nothing to attend to gets nothing.
     torch.testing.assert_close(got.float(), expected.nan_to_num(), atol=tolerance, rtol=0)
+
+
+def varlen(q: Tensor, k: Tensor, v: Tensor, *bounds: Any, scale: float, window_size: tuple[int, int]) -> Tensor:
+    """What the kernel of GPUs computes: each query's last row stands at the last key of its own."""
+    of_queries, of_keys = (bound.tolist() for bound in bounds[:2])
+    parts = []
+    for number in range(len(of_queries) - 1):
+        queries, keys = slice(*of_queries[number : number + 2]), slice(*of_keys[number : number + 2])
+        rows, columns = queries.stop - queries.start, keys.stop - keys.start
+        ahead = torch.arange(columns)[None] - (torch.arange(rows) + columns - rows)[:, None]
+        left, right = (reach if reach >= 0 else 10_000 for reach in window_size)
+        hidden = (ahead > right) | (-ahead > left)
+        weights = torch.einsum("qhd,khd->hqk", q[queries], k[keys]) * scale
+        shares = torch.softmax(weights.masked_fill(hidden, float("-inf")), dim=-1)
+        parts.append(torch.einsum("hqk,khd->qhd", shares, v[keys]))
+    return torch.cat(parts)
+
+
+@pytest.mark.parametrize("window", [None, 3, 8, 25, 30])
+@pytest.mark.parametrize("key_heads", [4, 2])
+def test_the_kernel_of_gpus_is_given_what_is_seen(
+    window: int | None, key_heads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    torch.manual_seed(0)
+    layout = Layout.of(with_unseen(), False, CPU)
+    tokens = layout.spans[-1].stop
+    states = [torch.randn(1, heads, tokens, 8) for heads in (4, key_heads, key_heads)]
+    expected, _ = packed.packed_attention(torch.nn.Identity(), *states, None, layout=layout, sliding_window=window)
+    got = packed._varlen(*states, 8**-0.5, layout, window)
+    torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
 @pytest.mark.parametrize("name", ["bert", "xlm-roberta", "modernbert"])

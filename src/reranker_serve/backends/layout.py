@@ -105,7 +105,7 @@ class Layout:
         return within and not self.causal and not any(span.prefix for span in self.spans)
 
     def shifted(self, window: int | None) -> list[Span]:
-        """Spans of which a token's distance to what it may see is not that to the end of both."""
+        """Spans in which a window would move by their unseen tokens, were the last query at the last key."""
         if window is None:
             return []
         return [span for span in self.spans if span.unseen and span.stop - span.start > window]
