@@ -25,7 +25,7 @@ class PairScore:
     """What computing one document gave.
 
     `tokens` are the document's own; `shared_tokens` those that all documents of its request
-    share (a prefix, or an embedding model's query), which count once a request.
+    share (a prefix, or an embedding model's query), which count once a request. `unit` is as in `Encoded`.
     """
 
     raw: float
@@ -34,6 +34,7 @@ class PairScore:
     tokens: int
     shared_tokens: int
     query_truncated: bool
+    unit: float = 1.0
 
     @property
     def may_be_kept(self) -> bool:

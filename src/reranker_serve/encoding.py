@@ -179,6 +179,7 @@ def _merge(parts: Sequence[Encoded]) -> Encoded:
         tuple(lost for part in parts for lost in part.truncated),
         any(part.query_truncated for part in parts),
         tuple(chunks for part in parts for chunks in part.chunks),
+        parts[0].unit,
     )
 
 

@@ -179,6 +179,8 @@ class Scoring:
         call.passes.append(
             Computed(count_tokens(items), tokenized - start, result.queue_seconds, result.inference_seconds)
         )
+        if isinstance(result.outputs, list):  # vectors, of which to make scores takes time
+            return await asyncio.to_thread(self._read, result, encoded)
         return self._read(result, encoded)
 
     async def _encode(self, asked: Asked, terms: Terms, now: float) -> list[Encoded]:
@@ -256,6 +258,6 @@ def _pair_scores(encoded: Encoded, raw: FloatArray, computed: NDArray[np.bool_])
         # The best chunk's score is the document's; a NaN stays one.
         best = np.maximum.reduceat(raw, starts).tolist()
         done = np.logical_and.reduceat(done, starts).tolist()
-    lost = encoded.query_truncated
+    rest = shared, encoded.query_truncated, encoded.unit
     parts = zip(best, encoded.truncated, chunks, lengths, strict=True)
-    return [PairScore(*part, shared, lost) if there else None for part, there in zip(parts, done, strict=True)]
+    return [PairScore(*part, *rest) if there else None for part, there in zip(parts, done, strict=True)]

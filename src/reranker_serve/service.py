@@ -145,7 +145,7 @@ class Reranker:
         start: float,
     ) -> RerankResult:
         raw = _raw(found)
-        shown = raw if request.raw_scores else self.scorer.family.activate(raw)
+        shown = raw if request.raw_scores else self.scorer.family.activate(raw / _units(found))
         return RerankResult(
             model=self.scorer.info.name,
             ranking=tuple(
@@ -174,6 +174,10 @@ class Reranker:
 
 def _raw(found: Sequence[Found]) -> FloatArray:
     return np.array([np.nan if score is None else score.raw for score in found], dtype=np.float32)
+
+
+def _units(found: Sequence[Found]) -> FloatArray:
+    return np.array([1.0 if score is None else score.unit for score in found], dtype=np.float32)
 
 
 def _ranked(index: int, found: Found, score: float) -> RankedDocument:

@@ -9,13 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker_serve.layers import Layer
+
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
+# Of items, in their order: a row of numbers for each, [items, width], or for each the vectors read, [vectors, width].
+Outputs = FloatArray | list[FloatArray]
+# Of the last hidden states of a sequence: its first one, the mean of all, its last one.
+Pooling = Literal["cls", "mean", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,11 +141,17 @@ class EncodedItem:
     of `ids`. The items of a request hold the very same array, so that a backend can tell by
     identity what to compute once a batch. Only causal models have one: there a prefix does not
     depend on what follows it.
+
+    `read`, [vectors], are the positions in `ids` whose vectors are read; None where a sequence is read as a whole. To
+    the last `unseen` tokens no token attends, not even they themselves, though they attend to all before them; none
+    where the model is causal.
     """
 
     ids: TokenArray
     second_segment: int
     prefix: TokenArray | None = None
+    read: TokenArray | None = None
+    unseen: int = 0
 
     def __len__(self) -> int:
         """Tokens of its own, the prefix not counted."""
@@ -161,13 +173,14 @@ class Encoded:
     """A query and documents as the model reads them; `truncated` has one flag a document.
 
     `chunks` has each document's number of items, which stand together and come last; before them may stand items of
-    the query alone.
+    the query alone. `unit` is the raw score that `Family.activate` counts as one, where that depends on the query.
     """
 
     items: tuple[EncodedItem, ...]
     truncated: tuple[bool, ...]
     query_truncated: bool
     chunks: tuple[int, ...]
+    unit: float = 1.0
 
     @property
     def first(self) -> int:
@@ -197,7 +210,7 @@ class ClassifierReadout:
 class PooledReadout:
     """Read one vector of `width` numbers a sequence, pooled from its last hidden states."""
 
-    mode: Literal["cls", "mean", "last"]
+    mode: Pooling
     width: int
 
 
@@ -212,7 +225,17 @@ class NextTokenReadout:
         return len(self.token_ids)
 
 
-Readout = ClassifierReadout | PooledReadout | NextTokenReadout
+@dataclass(frozen=True, slots=True)
+class VectorsReadout:
+    """Read a vector of `width` numbers at each position an item says: its last hidden state through `layers`, and with
+    `normalized` made 1 long."""
+
+    width: int
+    layers: tuple[Layer, ...] = ()
+    normalized: bool = True
+
+
+Readout = ClassifierReadout | PooledReadout | NextTokenReadout | VectorsReadout
 
 
 class Family(Protocol):
@@ -250,12 +273,13 @@ class Family(Protocol):
         """The tokens of a text by itself; with `special`, those the model puts around it too."""
         ...
 
-    def combine(self, outputs: FloatArray) -> FloatArray:
-        """[items, readout.width] -> one raw score a document or chunk of one, [documents' items]."""
+    def combine(self, outputs: Any) -> FloatArray:
+        """`Outputs` of one query's items, as the readout has them -> one raw score a document or chunk of one,
+        [documents' items]. What was not computed is zeros."""
         ...
 
     def activate(self, raw: FloatArray) -> FloatArray:
-        """Raw scores -> relevance in [0, 1], same shape and the same order."""
+        """Raw scores, in units of `Encoded.unit` -> relevance in [0, 1], same shape and the same order."""
         ...
 
 
@@ -278,8 +302,9 @@ class Backend(Protocol):
         """Most tokens worth putting in one forward pass on this device; None for no cap."""
         ...
 
-    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
-        """Run the model: [items, readout.width] in the order given.
+    def forward(self, items: Sequence[EncodedItem]) -> Outputs:
+        """Run the model: in the order given, a row of `readout.width` numbers an item, [items, width], or for a
+        `VectorsReadout` a list with the vectors of each, [its positions that are read, width].
 
         Raises `OutOfMemory` when fewer items might fit, `BackendLost` when nothing will.
         """
@@ -290,7 +315,7 @@ class Backend(Protocol):
 class OverlappingBackend(Backend, Protocol):
     """A backend whose device computes by itself: the next batch can be prepared meanwhile."""
 
-    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], FloatArray]:
+    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], Outputs]:
         """Start what `forward` does; the function returned waits for it and has its result.
 
         Passes are computed in the order begun. Both may raise what `forward` raises.

@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, Readout
+from reranker_serve.backends.layers import vector_reader
+from reranker_serve.types import ClassifierReadout, NextTokenReadout, Readout, VectorsReadout
 
 # (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]
 Head = Callable[[Any, Tensor], Tensor]
@@ -98,11 +99,14 @@ ARCHITECTURES: dict[str, Architecture] = {
 }
 
 
-def reader(model: Any, architecture: Architecture, readout: Readout) -> Callable[[Tensor], Tensor]:
+def reader(model: Any, architecture: Architecture, readout: Readout, layers: nn.Module) -> Callable[[Tensor], Tensor]:
     """From the rows of hidden states that are read, [n, hidden], to [n, readout.width].
 
-    Of a vocabulary only the rows of the asked tokens are multiplied, in float32.
+    `layers` are those of the readout, in float32. Of a vocabulary only the rows of the asked tokens are multiplied, in
+    float32.
     """
+    if isinstance(readout, VectorsReadout):
+        return vector_reader(readout, layers)
     if isinstance(readout, NextTokenReadout):
         asked = model.lm_head.weight[list(readout.token_ids)].detach().float()
         return lambda rows: rows.float() @ asked.T

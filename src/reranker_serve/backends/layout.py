@@ -18,17 +18,31 @@ from reranker_serve.types import EncodedItem, TokenArray
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """A sequence's place in the row, and that of its prefix; an empty one if it has none."""
+    """A sequence's place in the row, and that of its prefix; an empty one if it has none.
+
+    To its last `unseen` tokens nobody attends.
+    """
 
     start: int
     stop: int
     prefix_start: int = 0
     prefix_stop: int = 0
+    unseen: int = 0
 
     @property
     def prefix(self) -> int:
         """Length of the prefix."""
         return self.prefix_stop - self.prefix_start
+
+    @property
+    def seen(self) -> int:
+        """Where its tokens end to which it attends."""
+        return self.stop - self.unseen
+
+    @property
+    def keys(self) -> int:
+        """How many tokens it attends to."""
+        return self.prefix + self.seen - self.start
 
 
 @dataclass(frozen=True)
@@ -39,7 +53,7 @@ class Layout:
     places: tuple[int, ...]
     causal: bool
     device: torch.device
-    _masks: dict[tuple[int, int, int | None, int], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[range, int, int | None, int], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[EncodedItem], causal: bool, device: torch.device) -> Layout:
@@ -53,8 +67,9 @@ class Layout:
                 end = shared.stop
             for member in members:
                 places[member] = len(spans)
-                spans.append(Span(end, end + len(items[member]), shared.start, shared.stop))
-                end += len(items[member])
+                item = items[member]
+                spans.append(Span(end, end + len(item), shared.start, shared.stop, item.unseen))
+                end += len(item)
         return cls(tuple(spans), tuple(places), causal, device)
 
     @cached_property
@@ -65,30 +80,35 @@ class Layout:
     @cached_property
     def key_bounds(self) -> Tensor:
         """[spans + 1]: the same for what each span attends to, its prefix and itself, int32."""
-        return self._bounds(span.prefix + span.stop - span.start for span in self.spans)
+        return self._bounds(span.keys for span in self.spans)
 
     @cached_property
     def keys(self) -> Tensor | None:
         """Positions in the row of what each span attends to, one after the other; None where that is the row."""
-        if not any(span.prefix for span in self.spans):
+        if not any(span.prefix or span.unseen for span in self.spans):
             return None
         parts = [
             part
             for span in self.spans
-            for part in (np.arange(span.prefix_start, span.prefix_stop), np.arange(span.start, span.stop))
+            for part in (np.arange(span.prefix_start, span.prefix_stop), np.arange(span.start, span.seen))
         ]
         return to_device(np.concatenate(parts), self.device)
 
     @cached_property
     def longest(self) -> tuple[int, int]:
         """Most tokens of a span, and most it attends to."""
-        return max(span.stop - span.start for span in self.spans), max(
-            span.prefix + span.stop - span.start for span in self.spans
-        )
+        return max(span.stop - span.start for span in self.spans), max(span.keys for span in self.spans)
 
     def sees_all(self, window: int | None) -> bool:
-        """Whether every span attends to all of itself and to nothing else."""
-        return not self.causal and (window is None or self.longest[1] <= window) and self.keys is None
+        """Whether every token attends to all of its span but what is unseen, and to nothing else."""
+        within = window is None or self.longest[0] <= window
+        return within and not self.causal and not any(span.prefix for span in self.spans)
+
+    def shifted(self, window: int | None) -> list[Span]:
+        """Spans in which a window would move by their unseen tokens, were the last query at the last key."""
+        if window is None:
+            return []
+        return [span for span in self.spans if span.unseen and span.stop - span.start > window]
 
     def mask(self, rows: range, keys: int, window: int | None, repeat: int, dtype: torch.dtype) -> Tensor | None:
         """[repeat x len(rows), keys]: -inf where row i, a position among the keys, must not see key j, else 0.
@@ -96,9 +116,9 @@ class Layout:
         `window` w: i sees j only where |i - j| < w. None if everything is seen. The same for
         every layer, so it is made once a batch.
         """
-        if not self.causal and (window is None or keys <= window):
+        if not self.causal and (window is None or max(keys, rows.stop) <= window):
             return None
-        at = (rows.start, keys, window, repeat)
+        at = (rows, keys, window, repeat)
         if at not in self._masks:
             i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
             j = torch.arange(keys, device=self.device)[None, :]

@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from reranker_serve.backends.architectures import Architecture, reader
 from reranker_serve.backends.layout import Layout, Span, to_device
-from reranker_serve.types import EncodedItem, PooledReadout, Readout
+from reranker_serve.types import EncodedItem, PooledReadout, Readout, VectorsReadout
 
 ATTENTION = "reranker_packed"
 
@@ -73,24 +73,39 @@ def packed_attention(
         return _varlen(query, key, value, scale, layout, sliding_window), None
     out = torch.empty_like(query.transpose(1, 2))
     out[:, layout.spans[-1].stop :] = 0  # nobody's rows must not hold what only looks like numbers
-    sharing = query.shape[1] // key.shape[1]
-    if query.dtype is not torch.float32 and sharing == 1 and layout.sees_all(sliding_window):
+    alone = query.shape[1] == key.shape[1]
+    if query.dtype is not torch.float32 and alone and layout.sees_all(sliding_window):
         _attend_all(query[0], key[0], value[0], scale, layout, out[0])
         return out, None
     for span in layout.spans:
-        k, v = (_with_prefix(part[0], span) for part in (key, value))
-        for start in range(span.start, span.stop, QUERY_BLOCK):
-            stop = min(start + QUERY_BLOCK, span.stop)
-            rows = range(span.prefix + start - span.start, span.prefix + stop - span.start)
-            seen = rows.stop if layout.causal else k.shape[1]
-            mask = layout.mask(rows, seen, sliding_window, sharing, query.dtype)
-            part = _attend(query[0, :, start:stop], k[:, :seen], v[:, :seen], scale, mask)
-            out[0, start:stop] = part.transpose(0, 1)
+        _attend_span(query[0], key[0], value[0], scale, span, layout, sliding_window, out[0])
     return out, None
 
 
+def _attend_span(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    span: Span,
+    layout: Layout,
+    window: int | None,
+    out: Tensor,
+) -> None:
+    """A span to its prefix and itself, into its rows of `out`; the rest is [heads, tokens, head_dim]."""
+    k, v = (_with_prefix(part, span) for part in (key, value))
+    sharing = query.shape[0] // key.shape[0]
+    for start in range(span.start, span.stop, QUERY_BLOCK):
+        stop = min(start + QUERY_BLOCK, span.stop)
+        rows = range(span.prefix + start - span.start, span.prefix + stop - span.start)
+        seen = rows.stop if layout.causal else k.shape[1]
+        mask = layout.mask(rows, seen, window, sharing, query.dtype)
+        part = _attend(query[:, start:stop], k[:, :seen], v[:, :seen], scale, mask, blind=span.unseen > 0)
+        out[start:stop] = part.transpose(0, 1)
+
+
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, out: Tensor) -> None:
-    """Each span to all of itself and nothing else, in products of few different shapes, into `out`.
+    """Each span to all it may see of itself and nothing else, in products of few different shapes, into `out`.
 
     Lengths are rounded up: the rows and keys too many are those of whoever comes next in the
     row. The keys are hidden, and their values set to zero, so that not even a NaN comes
@@ -101,11 +116,11 @@ def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout:
         start, length = span.start, span.stop - span.start
         stop = min(start + _rounded(length), tokens)
         keys, values = key[:, start:stop].transpose(1, 2), value[:, start:stop]
-        values[:, length:] = 0
+        values[:, span.keys :] = 0
         for block in range(start, span.stop, QUERY_BLOCK):
             end = min(block + QUERY_BLOCK, stop)
             scores = torch.bmm(query[:, block:end] * scale, keys)
-            scores[:, :, length:] = float("-inf")
+            scores[:, :, span.keys :] = float("-inf")
             part = torch.bmm(torch.softmax(scores, dim=-1), values).transpose(0, 1)
             end = min(end, span.stop)
             out[block:end] = part[: end - block]
@@ -117,19 +132,19 @@ def _rounded(length: int) -> int:
 
 def _with_prefix(part: Tensor, span: Span) -> Tensor:
     """[heads, tokens, head_dim] of the row -> what the span attends to."""
-    own = part[:, span.start : span.stop]
+    own = part[:, span.start : span.seen]
     return torch.cat([part[:, span.prefix_start : span.prefix_stop], own], dim=1) if span.prefix else own
 
 
-def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None) -> Tensor:
+def _attend(q: Tensor, k: Tensor, v: Tensor, scale: float, mask: Tensor | None, blind: bool) -> Tensor:
     """[heads, rows, head_dim] queries to the same shape.
 
     Query heads that share a key head become rows of one product, so nothing is repeated;
-    `mask` is added to their scores, [these rows, keys].
+    `mask` is added to their scores, [these rows, keys]. With `blind` it may hide all from a row, which becomes zeros.
     """
     shape = q.shape
     q = q.reshape(k.shape[0], -1, shape[-1])
-    if q.dtype is torch.float32:
+    if q.dtype is torch.float32 or blind:
         out = scaled_dot_product_attention(q[None], k[None], v[None], attn_mask=mask, scale=scale)[0]
     else:
         # In bfloat16 on a CPU two plain products are up to 3 times faster than the fused kernel.
@@ -148,7 +163,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Lay
         k, v = k[layout.keys], v[layout.keys]
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
-    # Queries are aligned with the last keys, as positions after a prefix are.
+    # Queries are aligned with the last keys, as positions after a prefix are; those of unseen tokens are not.
     out = varlen_attn(
         q,
         k,
@@ -160,6 +175,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Lay
         window_size=(reach, 0 if layout.causal else reach),
     )
     assert isinstance(out, Tensor)
+    for span in layout.shifted(window):
+        _attend_span(query[0], key[0], value[0], scale, span, layout, window, out)
     return out[None]
 
 
@@ -168,21 +185,22 @@ def _no_mask(*_: Any, **__: Any) -> None:
 
 
 class PackedForward:
-    """One forward pass over the items of a batch, packed: [items, readout.width] in float32."""
+    """One forward pass over the items of a batch, packed, to rows in float32: [items, readout.width], or [vectors,
+    readout.width] where vectors are read, one item's after the other's."""
 
-    def __init__(self, model: Any, architecture: Architecture, readout: Readout) -> None:
+    def __init__(self, model: Any, architecture: Architecture, readout: Readout, layers: nn.Module) -> None:
         # The length of a row for so many tokens, where few lengths are wanted; nobody's tokens fill it.
         self.row_count: Callable[[int], int] | None = None
         self._base = model.base_model
-        self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout)
+        self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout, layers)
         self._pooling = pooling(model, architecture, readout)
         # Vectors are compared in float32; a head takes what its weights are in.
-        self._rows_dtype = torch.float32 if isinstance(readout, PooledReadout) else model.dtype
+        self._rows_dtype = torch.float32 if isinstance(readout, PooledReadout | VectorsReadout) else model.dtype
         self._causal = architecture.causal
         self._first_position = model.config.pad_token_id + 1 if architecture.starts_after_padding else 0
         self._token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
         # Of the last layer only the rows that are read are computed, where these are few.
-        self._read_alone = architecture.last_rowwise is not None and self._pooling != "mean"
+        self._read_alone = architecture.last_rowwise is not None and self._pooling in ("cls", "last")
         self._rows: Tensor | None = None
         if architecture.last_rowwise is not None and self._read_alone:
             module = architecture.last_rowwise(self._base)
@@ -199,14 +217,14 @@ class PackedForward:
         if self._causal:
             inputs["use_cache"] = False
         if self._read_alone:
-            self._rows = _read_rows(layout, self._pooling, device)
+            self._rows = _read_rows(items, layout, self._pooling, device)
         try:
             hidden = self._base(**inputs, layout=layout).last_hidden_state[0]
         finally:
             self._rows = None
         if self._pooling == "late":
-            return _pool(self._read(hidden.to(self._rows_dtype)), layout, "mean")
-        pooled = hidden if self._read_alone else _pool(hidden, layout, self._pooling)
+            return _pool(self._read(hidden.to(self._rows_dtype)), items, layout, "mean")
+        pooled = hidden if self._read_alone else _pool(hidden, items, layout, self._pooling)
         return self._read(pooled.to(self._rows_dtype)).float()
 
     def _length(self, layout: Layout) -> int:
@@ -223,12 +241,15 @@ class PackedForward:
 
 
 def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
-    """Which hidden states are read: `cls`, `mean` or `last`; `late` is the mean of what the head makes of each.
+    """Which hidden states are read: `cls`, `mean`, `last`; `vectors`, those that an item says; `late`, the mean of what
+    the head makes of each.
 
     Of the encoder classifiers only ModernBERT and EuroBERT declare it; the others read the first token.
     """
     if isinstance(readout, PooledReadout):
         return readout.mode
+    if isinstance(readout, VectorsReadout):
+        return "vectors"
     if architecture.causal:
         return "last"
     declared = str(getattr(model.config, "classifier_pooling", "cls"))
@@ -250,16 +271,19 @@ def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int, leng
     return row
 
 
-def _pool(hidden: Tensor, layout: Layout, mode: str) -> Tensor:
-    """[tokens, hidden] -> [items, hidden], in the items' order."""
+def _pool(hidden: Tensor, items: Sequence[EncodedItem], layout: Layout, mode: str) -> Tensor:
+    """[tokens, hidden] -> [items or vectors, hidden], in the items' order."""
     if mode == "mean":
         spans = [layout.spans[place] for place in layout.places]
         return torch.stack([hidden[span.start : span.stop].float().mean(0) for span in spans])
-    return hidden[_read_rows(layout, mode, hidden.device)]
+    return hidden[_read_rows(items, layout, mode, hidden.device)]
 
 
-def _read_rows(layout: Layout, mode: str, device: torch.device) -> Tensor:
-    """The row that is read of each item, for the modes `cls` and `last`."""
+def _read_rows(items: Sequence[EncodedItem], layout: Layout, mode: str, device: torch.device) -> Tensor:
+    """The rows that are read of each item, for the modes `cls`, `last` and `vectors`."""
     spans = [layout.spans[place] for place in layout.places]
+    if mode == "vectors":
+        read = [span.start + item.read for span, item in zip(spans, items, strict=True) if item.read is not None]
+        return to_device(np.concatenate(read), device)
     rows = np.array([span.start if mode == "cls" else span.stop - 1 for span in spans])
     return to_device(rows, device)

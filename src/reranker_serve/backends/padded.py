@@ -6,38 +6,40 @@ import inspect
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import DynamicCache
 
 from reranker_serve.backends.architectures import Architecture, reader
-from reranker_serve.backends.layout import by_prefix
-from reranker_serve.types import EncodedItem, PooledReadout, Readout, TokenArray
+from reranker_serve.backends.layers import vector_reader
+from reranker_serve.backends.layout import by_prefix, to_device
+from reranker_serve.types import EncodedItem, PooledReadout, Readout, TokenArray, VectorsReadout
 
 # A bucket closes where its shortest sequence would be more than half padding.
 _LEAST_FILL = 0.5
+_NO_LAYERS = nn.Identity()
 
 
 class PaddedForward:
-    """Forward passes over buckets of items of like length: [items, readout.width] in float32."""
+    """Forward passes over buckets of items of like length, to rows in float32: [items, readout.width], or [vectors,
+    readout.width] where vectors are read, one item's after the other's."""
 
-    def __init__(self, model: Any, readout: Readout, bucket_tokens: int) -> None:
+    def __init__(self, model: Any, readout: Readout, bucket_tokens: int, layers: nn.Module = _NO_LAYERS) -> None:
         self._model = model
         self._readout = readout
+        self._vectors = vector_reader(readout, layers) if isinstance(readout, VectorsReadout) else None
         self._bucket_tokens = bucket_tokens
         self._pad = model.config.pad_token_id or 0
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._token_types = takes_types and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
-        rows: Tensor | None = None
+        rows: dict[int, Tensor] = {}
         for bucket in buckets([len(item) for item in items], self._bucket_tokens):
             part = self._forward([items[i] for i in bucket])
-            if rows is None:
-                rows = torch.empty((len(items), part.shape[1]), device=part.device)
-            rows[bucket] = part
-        assert rows is not None
-        return rows
+            rows.update(zip(bucket, torch.split(part, _counts([items[i] for i in bucket])), strict=True))
+        return torch.cat([rows[i] for i in range(len(items))])
 
     def _forward(self, items: Sequence[EncodedItem]) -> Tensor:
         shape = (len(items), max(len(item) for item in items))
@@ -46,7 +48,7 @@ class PaddedForward:
         types = torch.zeros(shape, dtype=torch.long)
         for row, item in enumerate(items):
             ids[row, : len(item)] = torch.from_numpy(item.ids.astype("int64"))
-            mask[row, : len(item)] = 1
+            mask[row, : len(item) - item.unseen] = 1
             types[row, item.second_segment : len(item)] = 1
         inputs = {"input_ids": ids, "attention_mask": mask}
         if self._token_types:
@@ -54,6 +56,8 @@ class PaddedForward:
         output = self._model(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
         if isinstance(self._readout, PooledReadout):
             return _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
+        if self._vectors:
+            return self._vectors(_rows_read(output.last_hidden_state, items))
         logits: Tensor = output.logits.float()
         return logits
 
@@ -64,20 +68,27 @@ class PaddedLanguageModel:
     Padded on the right, which no causal model can see.
     """
 
-    def __init__(self, model: Any, architecture: Architecture, readout: Readout, bucket_tokens: int) -> None:
+    def __init__(
+        self,
+        model: Any,
+        architecture: Architecture,
+        readout: Readout,
+        bucket_tokens: int,
+        layers: nn.Module = _NO_LAYERS,
+    ) -> None:
         self._base = model.base_model
-        self._read = reader(model, architecture, readout)
+        self._read = reader(model, architecture, readout, layers)
         self._bucket_tokens = bucket_tokens
 
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
-        rows: list[Tensor | None] = [None] * len(items)
+        rows: dict[int, Tensor] = {}
         for prefix, members in by_prefix(items):
             before = 0 if prefix is None else len(prefix)  # each item has a copy of its keys and values
             for bucket in buckets([before + len(items[i]) for i in members], self._bucket_tokens):
-                part = self._forward(prefix, [items[members[i]] for i in bucket])
-                for i, row in zip(bucket, part, strict=True):
-                    rows[members[i]] = row
-        return torch.stack([row for row in rows if row is not None])
+                chosen = [members[i] for i in bucket]
+                part = self._forward(prefix, [items[i] for i in chosen])
+                rows.update(zip(chosen, torch.split(part, _counts([items[i] for i in chosen])), strict=True))
+        return torch.cat([rows[i] for i in range(len(items))])
 
     def _forward(self, prefix: TokenArray | None, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
@@ -95,8 +106,7 @@ class PaddedLanguageModel:
             past_key_values=past,
             use_cache=past is not None,
         )
-        last = output.last_hidden_state[torch.arange(len(items), device=device), lengths.to(device) - 1]
-        return self._read(last).float()
+        return self._read(_rows_read(output.last_hidden_state, items)).float()
 
     def _compute_prefix(self, prefix: TokenArray | None, copies: int) -> tuple[DynamicCache | None, int]:
         if prefix is None:
@@ -106,6 +116,18 @@ class PaddedLanguageModel:
         self._base(input_ids=ids, past_key_values=past, use_cache=True)
         past.batch_repeat_interleave(copies)
         return past, len(prefix)
+
+
+def _counts(items: Sequence[EncodedItem]) -> list[int]:
+    """How many rows are read of each item."""
+    return [1 if item.read is None else len(item.read) for item in items]
+
+
+def _rows_read(hidden: Tensor, items: Sequence[EncodedItem]) -> Tensor:
+    """[items, length, hidden] padded on the right -> [rows, hidden]: of each item those that it says, or its last."""
+    rows = np.repeat(np.arange(len(items)), _counts(items))
+    columns = np.concatenate([[len(item) - 1] if item.read is None else item.read for item in items])
+    return hidden[to_device(rows, hidden.device), to_device(columns, hidden.device)]
 
 
 def buckets(lengths: Sequence[int], tokens: int) -> Iterator[list[int]]:

@@ -9,12 +9,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reranker_serve.backends import packed
 from reranker_serve.backends.architectures import ARCHITECTURES
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
-from reranker_serve.types import EncodedItem, FloatArray, PooledReadout, Readout
+from reranker_serve.types import EncodedItem, FloatArray, PooledReadout, Readout, VectorsReadout
 
 logger = logging.getLogger(__name__)
 
@@ -36,15 +36,18 @@ def require_finite(rows: Tensor | FloatArray) -> None:
         raise NotFinite("numbers that are not finite")
 
 
-def choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, str]:
-    """Packed where the model can be packed and computes the same numbers so; else padded. Raises `NotFinite`."""
+def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module) -> tuple[Forward, str]:
+    """Packed where the model can be packed and computes the same numbers so; else padded. Raises `NotFinite`.
+
+    `layers` are those of the readout. The forward gives one row an item, or for vectors one each.
+    """
     architecture = ARCHITECTURES.get(model.config.model_type)
     padded: Forward
     if architecture is not None and architecture.causal:
-        padded = PaddedLanguageModel(model, architecture, readout, _PADDED_BUCKET_TOKENS)
+        padded = PaddedLanguageModel(model, architecture, readout, _PADDED_BUCKET_TOKENS, layers)
     else:
-        padded = PaddedForward(model, readout, _PADDED_BUCKET_TOKENS)
-    probe = probe_items(model.config)
+        padded = PaddedForward(model, readout, _PADDED_BUCKET_TOKENS, layers)
+    probe = probe_items(model.config, readout)
     with torch.inference_mode():
         expected = padded(probe)
     require_finite(expected)
@@ -53,7 +56,7 @@ def choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, 
         return padded, f"padded {fallback}"
     packed.register()
     model.set_attn_implementation(packed.ATTENTION)
-    attempt = packed.PackedForward(model, architecture, readout)
+    attempt = packed.PackedForward(model, architecture, readout, layers)
     try:
         with torch.inference_mode():
             got = attempt(probe)
@@ -70,16 +73,15 @@ def choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, 
 
 
 def _difference(got: Tensor, expected: Tensor, readout: Readout) -> float:
-    if isinstance(readout, PooledReadout):
+    if isinstance(readout, PooledReadout | VectorsReadout):
         got, expected = (torch.nn.functional.normalize(rows, dim=1) for rows in (got, expected))
     return float((got - expected).abs().max() / expected.abs().max().clamp(min=1.0))
 
 
-def probe_items(config: Any) -> list[EncodedItem]:
+def probe_items(config: Any, readout: Readout) -> list[EncodedItem]:
     """Random items; a causal model's begin as texts do, where activations are the largest, and two share a prefix."""
-    items = random_items(config)
-    architecture = ARCHITECTURES.get(config.model_type)
-    if architecture is None or not architecture.causal:
+    items = random_items(config, readout)
+    if not _causal(config):
         return items
     begin = getattr(config, "bos_token_id", None)
     if begin is not None and begin < config.vocab_size:
@@ -88,7 +90,7 @@ def probe_items(config: Any) -> list[EncodedItem]:
     return [*items[:2], *(replace(item, prefix=items[1].ids) for item in items[2:])]
 
 
-def random_items(config: Any, seed: int = 0) -> list[EncodedItem]:
+def random_items(config: Any, readout: Readout, seed: int = 0) -> list[EncodedItem]:
     """A few sequences of different lengths, with ids and positions that the model has."""
     text = config.get_text_config()
     positions = getattr(text, "max_position_embeddings", None) or _LONGEST + _SPARE
@@ -97,4 +99,15 @@ def random_items(config: Any, seed: int = 0) -> list[EncodedItem]:
     low, high = min(10, text.vocab_size - 2), text.vocab_size - 1
     random = np.random.default_rng(seed)
     ids = [random.integers(low, high, size=length, dtype=np.int32) for length in lengths]
-    return [EncodedItem(own, len(own) // 2) for own in ids]
+    if not isinstance(readout, VectorsReadout):
+        return [EncodedItem(own, len(own) // 2) for own in ids]
+    unseen = [0 if _causal(config) else len(own) // 3 for own in ids]
+    return [
+        EncodedItem(own, len(own) // 2, read=np.arange(0, len(own), 2, dtype=np.int32), unseen=hidden)
+        for own, hidden in zip(ids, unseen, strict=True)
+    ]
+
+
+def _causal(config: Any) -> bool:
+    architecture = ARCHITECTURES.get(config.model_type)
+    return architecture is not None and architecture.causal

@@ -7,13 +7,15 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, TypeVar
 
+import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends import packed
 from reranker_serve.backends.failures import backend_error
 from reranker_serve.backends.int8 import channel_peaks, int8_product
+from reranker_serve.backends.layers import load_layers
 from reranker_serve.backends.linear import (
     MakeProduct,
     bfloat16_product,
@@ -29,8 +31,10 @@ from reranker_serve.errors import BackendError, ModelError, OutOfMemory
 from reranker_serve.types import (
     EncodedItem,
     FloatArray,
+    Outputs,
     PooledReadout,
     Readout,
+    VectorsReadout,
     count_tokens,
 )
 
@@ -51,21 +55,37 @@ class TorchBackend:
 
     precision_note: str | None = None
 
-    def __init__(self, model: Any, readout: Readout, device: str, quantization: Quantization = "none") -> None:
+    def __init__(
+        self,
+        model: Any,
+        readout: Readout,
+        device: str,
+        quantization: Quantization = "none",
+        layers: nn.Module | None = None,
+    ) -> None:
         self.device = device
         self.dtype = "int8" if quantization == "int8" else str(next(model.parameters()).dtype).removeprefix("torch.")
         self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
         self.relieve = _relieve_mps if device == "mps" else _keep_all
-        self._forward, self.attention = choose_forward(model, readout, device)
+        self._readout = readout
+        self._forward, self.attention = choose_forward(model, readout, device, layers or nn.Identity())
         make = _linear_product(model, device, quantization)
         if make is not None:
             # Peaks are those of texts: before anything else fills a row.
             pack_linear_layers(model.base_model, make, self._channel_peaks(model) if make is int8_product else None)
             if isinstance(self._forward, packed.PackedForward):
                 self._forward.row_count = row_count
-            require_finite(self.forward(probe_items(model.config)))
+            self.try_out(probe_items(model.config, readout))
 
-    def forward(self, items: Sequence[EncodedItem]) -> FloatArray:
+    def forward(self, items: Sequence[EncodedItem]) -> Outputs:
+        return _outputs(items, self._rows(items))
+
+    def try_out(self, items: Sequence[EncodedItem]) -> None:
+        """Raises `NotFinite`."""
+        require_finite(self._rows(items))
+
+    def _rows(self, items: Sequence[EncodedItem]) -> FloatArray:
+        """A row an item, or for vectors one each."""
         rows: FloatArray = self._compute(lambda: self._forward(items).cpu().numpy())
         self.relieve()
         return rows
@@ -85,14 +105,14 @@ class TorchBackend:
         raise failure
 
     def _channel_peaks(self, model: Any) -> dict[str, Tensor]:
-        probe = [item for seed in range(_PEAK_PROBES) for item in random_items(model.config, seed)]
+        probe = [item for seed in range(_PEAK_PROBES) for item in random_items(model.config, self._readout, seed)]
         return channel_peaks(linear_layers(model.base_model), lambda: self.forward(probe))
 
 
 class CudaBackend(TorchBackend):
     """Runs one model on a GPU, which computes one pass while the next is begun."""
 
-    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], FloatArray]:
+    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], Outputs]:
         def start() -> tuple[Tensor, Any]:
             rows = self._forward(items)
             host = rows.to("cpu", non_blocking=True)  # which torch puts into pinned memory
@@ -100,13 +120,20 @@ class CudaBackend(TorchBackend):
 
         host, done = self._compute(start)
 
-        def result() -> FloatArray:
+        def result() -> Outputs:
             if done is not None:
                 self._compute(done.synchronize)
-            found: FloatArray = host.numpy()
-            return found
+            return _outputs(items, host.numpy())
 
         return result
+
+
+def _outputs(items: Sequence[EncodedItem], rows: FloatArray) -> Outputs:
+    """Rows as they are, or an item's vectors, which are among them."""
+    if items[0].read is None:
+        return rows
+    stops = np.cumsum([0 if item.read is None else len(item.read) for item in items])
+    return np.split(rows, stops[:-1])
 
 
 def load(
@@ -165,9 +192,11 @@ def _load_in(
     try:
         model = load_weights(checkpoint, readout, getattr(torch, precision), device)
         kind = CudaBackend if device.startswith("cuda") else TorchBackend
-        backend = kind(model.to(device).eval(), readout, device, quantization)
+        declared = readout.layers if isinstance(readout, VectorsReadout) else ()
+        layers = load_layers(checkpoint.folder, declared, torch.float32, device)
+        backend = kind(model.to(device).eval(), readout, device, quantization, layers)
         if device.startswith("cuda"):
-            backend.batch_token_cap = _fitting_tokens(backend, model.config)
+            backend.batch_token_cap = _fitting_tokens(backend, random_items(model.config, readout))
         return backend
     except NotFinite:
         return None
@@ -180,14 +209,13 @@ def _load_in(
         raise ModelError(f"{device} cannot compute ({failure}): check it, or set RERANKER_DEVICE=cpu") from None
 
 
-def _fitting_tokens(backend: TorchBackend, config: Any) -> int:
+def _fitting_tokens(backend: TorchBackend, probe: list[EncodedItem]) -> int:
     """Tokens of a forward pass that fit the GPU's free memory, by one pass that warms it up as well."""
-    probe = random_items(config)
     probe *= max(1, policy.GPU_PROBE_TOKENS // count_tokens(probe))
     _release_memory(backend.device)
     before = torch.cuda.memory_allocated(backend.device)
     torch.cuda.reset_peak_memory_stats(backend.device)
-    require_finite(backend.forward(probe))
+    backend.try_out(probe)
     peak = torch.cuda.max_memory_allocated(backend.device) - before
     _release_memory(backend.device)
     free, _ = torch.cuda.mem_get_info(backend.device)
@@ -202,7 +230,7 @@ def check_quantization(
         return
     if device != "cpu":
         raise ModelError(f"RERANKER_QUANTIZATION=int8 is for a CPU, not for {device}: leave it unset")
-    if isinstance(readout, PooledReadout):  # measured: docs/quality.md
+    if isinstance(readout, PooledReadout | VectorsReadout):  # measured: docs/quality.md
         raise ModelError("RERANKER_QUANTIZATION=int8 costs embedding models too much of their ranking: leave it unset")
     if not machine.cpu_int8:
         raise ModelError(

@@ -26,7 +26,7 @@ from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.backends.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
+from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout, VectorsReadout
 
 _LONGEST_REASON = 300
 # Of transformers: to run a repository's code, or to install what reads quantized weights.
@@ -36,6 +36,7 @@ _MODEL_KINDS: dict[type[Readout], Any] = {
     ClassifierReadout: AutoModelForSequenceClassification,
     NextTokenReadout: AutoModelForCausalLM,
     PooledReadout: AutoModel,
+    VectorsReadout: AutoModel,
 }
 
 

@@ -16,14 +16,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-import numpy as np
-
 from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.job import Job, Unit
+from reranker_serve.engine.outputs import check_shapes
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.engine.watchdog import Watchdog
-from reranker_serve.errors import BackendError, BackendLost, InferenceFailed, NotReady
-from reranker_serve.types import Backend, EncodedItem, FloatArray, OverlappingBackend, count_tokens
+from reranker_serve.errors import BackendLost, InferenceFailed, NotReady
+from reranker_serve.types import Backend, EncodedItem, Outputs, OverlappingBackend, count_tokens
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +53,7 @@ class _Pass:
 
     units: list[Unit]
     start: float
-    result: Callable[[], FloatArray]
+    result: Callable[[], Outputs]
     seen: Callable[[str | None], None]
     failures: int
 
@@ -287,28 +286,26 @@ class Engine:
         return failure
 
     def _deliver(self, begun: _Pass) -> _Failure | None:
-        rows = self._rows(begun)
-        if isinstance(rows, _Failure):
-            begun.seen(rows.kind)
-            return rows
+        outputs = self._outputs(begun)
+        if isinstance(outputs, _Failure):
+            begun.seen(outputs.kind)
+            return outputs
         begun.seen(None)
         now = time.monotonic()
         # A pass that was begun while another ran did not begin to be computed until that was done.
         seconds = now - max(begun.start, self._last_done)
         self._account(begun.units, seconds if begun.failures == self._failures else 0.0, now)
         self._last_done = now
-        for unit, row in zip(begun.units, rows, strict=True):
-            unit.job.deliver(unit.position, row, now)
+        for unit, output in zip(begun.units, outputs, strict=True):
+            unit.job.deliver(unit.position, output, now)
         return None
 
-    def _rows(self, begun: _Pass) -> FloatArray | _Failure:
-        expected = (len(begun.units), self._width)
+    def _outputs(self, begun: _Pass) -> Outputs | _Failure:
         try:
             with self._watchdog.watched(self._patience(begun.units)):
-                rows = begun.result()
-            if np.shape(rows) != expected:
-                raise BackendError(f"the backend returned numbers of shape {np.shape(rows)} where {expected} was due")
-            return rows
+                outputs = begun.result()
+            check_shapes(outputs, [unit.item for unit in begun.units], self._width)
+            return outputs
         except BackendLost as error:
             begun.seen(type(error).__name__)
             raise

@@ -13,15 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from reranker_serve.engine.admission import Promise
-from reranker_serve.types import EncodedItem, FloatArray, count_tokens
+from reranker_serve.engine.outputs import zeros
+from reranker_serve.types import EncodedItem, FloatArray, Outputs, count_tokens
 
 
 @dataclass(frozen=True, slots=True)
 class JobResult:
-    """`outputs` is [items, width] in the order submitted, of which `computed`, [items], tells the rows that hold
-    numbers; times in seconds."""
+    """`outputs` stand in the order submitted; `computed`, [items], tells which hold numbers, while the others are
+    zeros; times in seconds."""
 
-    outputs: FloatArray
+    outputs: Outputs
     computed: NDArray[np.bool_]
     queue_seconds: float
     inference_seconds: float
@@ -59,7 +60,7 @@ class Job:
         self._waiting = _order(self.items, by_length=self.promise.firm)
         # Waiting items of each prefix: its tokens are to be computed as long as there are any.
         self._sharing = Counter(id(item.prefix) for item in self.items)
-        self._outputs: FloatArray | None = None
+        self._outputs: Outputs | None = None
         self._computed = np.zeros(len(self.items), dtype=np.bool_)
         self._missing = len(self.items)
         self._settling = threading.Lock()
@@ -106,20 +107,21 @@ class Job:
         if self._started_at is None:
             self._started_at = now
 
-    def deliver(self, position: int, row: FloatArray, now: float) -> None:
-        """Store one item's numbers; the last one resolves the promise."""
+    def deliver(self, position: int, output: FloatArray, now: float) -> None:
+        """Store one item's numbers, a row or vectors, which are not copied; the last one resolves the promise."""
         if self.settled:
             return
+        width = output.shape[-1]
         if self._outputs is None:
-            self._outputs = np.zeros((len(self.items), len(row)), dtype=np.float32)
-        self._outputs[position] = row
+            self._outputs = zeros(self.items, width)
+        self._outputs[position] = output
         self._computed[position] = True
         self._missing -= 1
         if self._missing == 0:
-            self._resolve(now, len(row))
+            self._resolve(now, width)
 
     def cut(self, now: float, width: int) -> None:
-        """Resolve the promise with what there is; rows of `width` numbers."""
+        """Resolve the promise with what there is; rows or vectors of `width` numbers."""
         self._resolve(now, width)
 
     def fail(self, error: Exception) -> bool:
@@ -133,7 +135,7 @@ class Job:
         started = now if self._started_at is None else self._started_at
         # First, so that no row is told before it is whole: the model thread may be delivering.
         computed = self._computed.copy()
-        outputs = np.zeros((len(self.items), width), dtype=np.float32) if self._outputs is None else self._outputs
+        outputs = zeros(self.items, width) if self._outputs is None else self._outputs
         result = JobResult(outputs, computed, started - self.submitted_at, now - started)
         if self._settle():
             self.future.set_result(result)

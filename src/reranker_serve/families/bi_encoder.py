@@ -9,20 +9,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cut import encode_documents, framed_pieces
+from reranker_serve.families.modules import read_modules
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, PooledReadout, Token
-
-PoolingMode = Literal["cls", "mean", "last"]
+from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, PooledReadout, Pooling, Token
 
 # The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
-_POOLING: dict[str, PoolingMode] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
 _POOLING_FLAG = {
     "pooling_mode_cls_token": "cls",
     "pooling_mode_mean_tokens": "mean",
@@ -42,7 +41,7 @@ _NO_TAIL = np.empty(0, dtype=np.int32)
 class EmbeddingConfig:
     """What a sentence-transformers folder declares about itself."""
 
-    pooling: PoolingMode
+    pooling: Pooling
     query_prompt: str
     document_prompt: str
     lowercase: bool
@@ -107,20 +106,17 @@ class BiEncoder:
 def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
     """Read `modules.json` and what it points to. Raises `ModelError` on a part we do not have."""
     folder = checkpoint.folder
-    modules = checkpoint.read("modules.json", [])
-    if not isinstance(modules, list) or not all(isinstance(module, dict) for module in modules):
-        raise ModelError(f"{folder / 'modules.json'} is not a list of modules")
-    kinds = [str(module.get("type", "")).rsplit(".", 1)[-1] for module in modules]
+    modules = read_modules(checkpoint)
+    kinds = [module.kind for module in modules]
     if kinds not in (["Transformer", "Pooling"], ["Transformer", "Pooling", "Normalize"]):
         raise ModelError(
             f"{folder}: the modules {', '.join(kinds) or '(none)'} are not supported;"
             " an embedding model may have Transformer, Pooling and Normalize"
         )
-    transformer_at, pooling_at = (str(module.get("path", "")) for module in modules[:2])
-    pooling = checkpoint.read(str(Path(pooling_at, "config.json")), {})
+    pooling = checkpoint.read(modules[1].config, {})
     declared = checkpoint.read("config_sentence_transformers.json", {})
     tokenizer = checkpoint.read("tokenizer_config.json", {})
-    transformer = checkpoint.read(str(Path(transformer_at, "sentence_bert_config.json")), {})
+    transformer = checkpoint.read(str(Path(modules[0].path, "sentence_bert_config.json")), {})
     prompts = declared.get("prompts") or {}
     query_prompt = _first(prompts, _QUERY_PROMPTS)
     document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
@@ -135,7 +131,7 @@ def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
     )
 
 
-def _pooling_mode(folder: Path, config: dict[str, Any]) -> PoolingMode:
+def _pooling_mode(folder: Path, config: dict[str, Any]) -> Pooling:
     declared = config.get("pooling_mode")
     if declared is None:
         flags = [mode for flag, mode in _POOLING_FLAG.items() if config.get(flag)]

@@ -30,6 +30,7 @@ class KnownModel:
 
 _CROSS = "tests/families/test_cross_encoder_parity.py"
 _YES_NO = "tests/families/test_yes_no_parity.py"
+_LATE = "tests/families/test_late_interaction_parity.py"
 
 KNOWN_MODELS: tuple[KnownModel, ...] = (
     KnownModel(
@@ -192,5 +193,41 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         8192,
         "gemma",
         _YES_NO,
+    ),
+    KnownModel(
+        ("answerdotai/answerai-colbert-small-v1", "colbert-ir/colbertv2.0"),
+        "late interaction",
+        "bert",
+        "33M, 110M",
+        "English",
+        512,
+        "apache-2.0, mit",
+        _LATE,
+    ),
+    KnownModel(
+        (
+            "lightonai/GTE-ModernColBERT-v1",
+            "lightonai/LateOn",
+            "mixedbread-ai/mxbai-edge-colbert-v0-17m",
+            "mixedbread-ai/mxbai-edge-colbert-v0-32m",
+        ),
+        "late interaction",
+        "modernbert",
+        "149M, 149M, 17M, 32M",
+        "English",
+        8192,
+        "apache-2.0",
+        _LATE,
+    ),
+    KnownModel(
+        ("lightonai/Reason-ModernColBERT",),
+        "late interaction",
+        "modernbert",
+        "149M",
+        "English",
+        8192,
+        "cc-by-nc-4.0",
+        _LATE,
+        commercial=False,
     ),
 )

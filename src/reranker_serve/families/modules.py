@@ -1,0 +1,127 @@
+"""The modules of a sentence-transformers folder: what comes after its transformer.
+
+`modules.json` lists them in order; each has its `config.json` in a folder of its own, and its weights beside that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from reranker_serve.checkpoint import Checkpoint
+from reranker_serve.errors import ModelError
+from reranker_serve.layers import Activation, DenseLayer, Layer, NormLayer
+
+_ACTIVATIONS: dict[str, Activation] = {
+    "Identity": "identity",
+    "GELU": "gelu",
+    "ReLU": "relu",
+    "Sigmoid": "sigmoid",
+    "SiLU": "silu",
+    "Tanh": "tanh",
+}
+_WEIGHTS = "model.safetensors"
+
+
+@dataclass(frozen=True, slots=True)
+class Module:
+    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's."""
+
+    kind: str
+    path: str
+
+    @property
+    def config(self) -> str:
+        return str(Path(self.path, "config.json"))
+
+
+def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
+    """The rows of `modules.json`, none if there is no such file. Raises `ModelError`."""
+    rows = checkpoint.read("modules.json", [])
+    if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
+        raise ModelError(f"{checkpoint.folder / 'modules.json'} is not a list of modules")
+    return tuple(Module(str(row.get("type", "")).rsplit(".", 1)[-1], str(row.get("path", ""))) for row in rows)
+
+
+def read_layers(checkpoint: Checkpoint, modules: Sequence[Module], width: int, feature: str) -> tuple[Layer, ...]:
+    """The layers that modules are, applied to vectors of `width` numbers, which sentence-transformers calls `feature`.
+
+    Raises `ModelError` with one line that names the file and the key: for a module that is no layer, an activation that
+    is not known, a width that does not fit the one before, and weights that are missing or of another shape.
+    """
+    layers: list[Layer] = []
+    for module in modules:
+        layer = _read_layer(checkpoint, module, feature)
+        if layer.inputs != width:
+            key = "in_features" if isinstance(layer, DenseLayer) else "dimension"
+            raise ModelError(
+                f"{checkpoint.folder / module.config}: {key} is {layer.inputs}, but what comes before gives {width}"
+                " numbers: the module belongs to another model"
+            )
+        check_layer(checkpoint, layer)
+        layers.append(layer)
+        width = layer.outputs
+    return tuple(layers)
+
+
+def _read_layer(checkpoint: Checkpoint, module: Module, feature: str) -> Layer:
+    path, config = checkpoint.folder / module.config, checkpoint.read(module.config, None)
+    if not isinstance(config, dict):
+        raise ModelError(f"{path} is missing or not an object: download the model again")
+    weights = str(Path(module.path, _WEIGHTS))
+    if module.kind == "LayerNorm":
+        return NormLayer(weights, _count(path, config, "dimension"))
+    if module.kind != "Dense":
+        raise ModelError(
+            f"{checkpoint.folder / 'modules.json'}: the module {module.kind} is no layer that is supported"
+        )
+    if config.get("module_input_name", feature) != feature:
+        raise ModelError(f"{path}: module_input_name is {config['module_input_name']!r}, not {feature}: not supported")
+    return DenseLayer(
+        weights,
+        _count(path, config, "in_features"),
+        _count(path, config, "out_features"),
+        bool(config.get("bias", True)),
+        _activation(path, config),
+        bool(config.get("use_residual", False)),
+    )
+
+
+def _count(path: Path, config: dict[str, Any], key: str) -> int:
+    value = config.get(key)
+    if type(value) is not int or value < 1:
+        raise ModelError(f"{path}: {key} is {value!r}, not a whole number above 0")
+    return value
+
+
+def _activation(path: Path, config: dict[str, Any]) -> Activation:
+    """A class of torch, as its dotted name: `torch.nn.modules.activation.GELU`."""
+    declared = config.get("activation_function")
+    home, _, name = str(declared).rpartition(".")
+    if not home.startswith("torch.nn.") or name not in _ACTIVATIONS:
+        raise ModelError(
+            f"{path}: activation_function is {declared!r}; supported are those of torch.nn named"
+            f" {', '.join(_ACTIVATIONS)}"
+        )
+    return _ACTIVATIONS[name]
+
+
+def check_layer(checkpoint: Checkpoint, layer: Layer) -> None:
+    """Raises `ModelError` unless the layer's weights are in the folder, in its shape."""
+    path = checkpoint.folder / layer.weights
+    if not path.is_file():
+        raise ModelError(f"{path} is missing: the model needs it, with {' and '.join(layer.shapes)}; download it again")
+    try:
+        with safe_open(path, "np") as tensors:
+            found = {name: tuple(tensors.get_slice(name).get_shape()) for name in tensors.keys()}  # noqa: SIM118
+    except (OSError, SafetensorError) as error:
+        raise ModelError(f"{path} cannot be read: {error}") from None
+    for name, shape in layer.shapes.items():
+        if name not in found:
+            raise ModelError(f"{path} has no {name}: it holds the weights of another module")
+        if found[name] != shape:
+            raise ModelError(f"{path}: {name} is {list(found[name])}, but config.json beside it tells {list(shape)}")
