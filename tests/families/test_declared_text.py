@@ -337,7 +337,7 @@ def test_ids_that_are_not_those_of_transformers_stop_the_start(tmp_path: Path) -
     byte_bpe().save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     description = json.loads(path.read_text())
-    words = ["p", "pl", "pla", "plan", "plant", "plants"]
+    words = ["o", "on", "one"]
     size = len(description["model"]["vocab"])
     description["model"]["vocab"] |= {word: size + at for at, word in enumerate(words[1:])}
     # A tokenizer that was left in training: it merges by chance.
@@ -348,7 +348,7 @@ def test_ids_that_are_not_those_of_transformers_stop_the_start(tmp_path: Path) -
     description["model"] |= {"dropout": 0.5}
     path.write_text(json.dumps(description))
     line = refusal(tmp_path)
-    assert "of the text '" in line, "which of them, is chance"
+    assert "of the text" in line, "one of them: which, is chance"
     assert "tokens" in line
 
 

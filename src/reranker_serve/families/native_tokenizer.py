@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 _OLDER_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model", "*.codes")
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 _MODEL_TYPE = re.compile(r'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
-_LONGEST_REASON = 300
+_LONGEST_REASON = 250
 
 
 def read_published(folder: Path) -> Any:
@@ -35,12 +35,16 @@ def read_published(folder: Path) -> Any:
     file = folder / "tokenizer.json"
     if not file.exists():
         _require_older_vocabulary(folder)
-        return _with_backend(_read(folder), folder)
+        try:
+            tokenizer = _read(folder)
+        except Exception as error:  # whatever transformers' many readers raise
+            raise _unreadable(folder, error) from None
+        return _with_backend(tokenizer, folder)
     declared = _model_type(file)
     try:
         tokenizer = _read(folder)
-    except ModelError as error:
-        return _read_file_alone(folder, error)
+    except Exception as error:
+        return _read_file_alone(folder, _reason(error))
     made = type(_with_backend(tokenizer, folder).backend_tokenizer.model).__name__
     if declared not in (None, made):
         # Some classes rebuild the tokenizer from its vocabulary, and this vocabulary is of another kind.
@@ -69,10 +73,7 @@ def _read(folder: Path) -> Any:
     with _no_collections():
         from transformers import AutoTokenizer
 
-        try:
-            return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # whatever its many readers raise
-            raise _unreadable(folder, error) from None
+        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
 @contextmanager
@@ -87,7 +88,7 @@ def _no_collections() -> Iterator[None]:
             gc.enable()
 
 
-def _read_file_alone(folder: Path, reason: object) -> Any:
+def _read_file_alone(folder: Path, reason: str) -> Any:
     """The tokenizer.json, and of the other files the control tokens only, as transformers 4 would read it."""
     from transformers import PreTrainedTokenizerFast
 
@@ -128,9 +129,12 @@ def _installed(name: str) -> bool:
 
 
 def _unreadable(folder: Path, error: Exception) -> ModelError:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    if len(reason) > _LONGEST_REASON:
-        reason = f"{reason[:_LONGEST_REASON].rsplit(' ', 1)[0]} ..."
     return ModelError(
-        f"the tokenizer in {folder} cannot be loaded: {reason} (add its tokenizer.json, or download the model again)"
+        f"the tokenizer in {folder} cannot be loaded: {_reason(error)} (add its tokenizer.json, or download the model"
+        " again)"
     )
+
+
+def _reason(error: Exception) -> str:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON].rsplit(' ', 1)[0]} ..."
