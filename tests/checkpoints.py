@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -139,7 +141,16 @@ PACKED = set(CROSS_ENCODERS) - {"deberta-v2"}
 
 def save_cross_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
     """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`."""
-    build, changes = CROSS_ENCODERS[name]
+    return _save_encoder(name, folder, tokenizer, AutoModelForSequenceClassification)
+
+
+def save_encoder(name: str, folder: Path) -> Path:
+    """The same without a head, of MPNet, too: what sentence-transformers puts modules behind."""
+    return _save_encoder(name, folder, None, AutoModel)
+
+
+def _save_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None, kind: Any) -> Path:
+    build, changes = (CROSS_ENCODERS | {"mpnet": (unigram, {"max_position_embeddings": 132})})[name]
     tokenizer = tokenizer or build()
     tokenizer.model_max_length = 128
     model_type = name.removesuffix("-mean")
@@ -157,7 +168,7 @@ def save_cross_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFa
         }
     )
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config)
+    model = kind.from_config(config)
     spread_out(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -14,6 +14,8 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker_serve.layers import Layer
+
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
 # Of the last hidden states of a sequence: its first one, the mean of all, its last one.
@@ -204,6 +206,18 @@ class PooledReadout:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadReadout:
+    """Read what the checkpoint's `layers` make, in float32, of one vector a sequence, pooled as in `PooledReadout`."""
+
+    mode: Pooling
+    layers: tuple[Layer, ...]
+
+    @property
+    def width(self) -> int:
+        return self.layers[-1].outputs
+
+
+@dataclass(frozen=True, slots=True)
 class NextTokenReadout:
     """Read the logits of these vocabulary ids as the token after the sequence, in this order."""
 
@@ -214,7 +228,7 @@ class NextTokenReadout:
         return len(self.token_ids)
 
 
-Readout = ClassifierReadout | PooledReadout | NextTokenReadout
+Readout = ClassifierReadout | PooledReadout | HeadReadout | NextTokenReadout
 
 
 class Family(Protocol):

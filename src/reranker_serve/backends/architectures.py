@@ -13,7 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, Readout
+from reranker_serve.backends.layers import AFTER_TRANSFORMER
+from reranker_serve.types import ClassifierReadout, HeadReadout, NextTokenReadout, Readout
 
 # (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]
 Head = Callable[[Any, Tensor], Tensor]
@@ -86,4 +87,7 @@ def reader(model: Any, architecture: Architecture, readout: Readout) -> Callable
         return lambda rows: rows.float() @ asked.T
     if isinstance(readout, ClassifierReadout):
         return lambda rows: architecture.head(model, rows[:, None])
+    if isinstance(readout, HeadReadout):
+        head: nn.Module = model.get_submodule(AFTER_TRANSFORMER)
+        return head
     return lambda rows: rows

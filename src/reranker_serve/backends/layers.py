@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from reranker_serve.layers import Activation, DenseLayer, Layer
 
+# Where a loaded model has them.
+AFTER_TRANSFORMER = "after_transformer"
+
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
     "gelu": nn.GELU,

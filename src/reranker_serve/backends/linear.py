@@ -13,6 +13,8 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
+from reranker_serve.backends.layers import AFTER_TRANSFORMER
+
 # Names of layers that are called one after the other with the very same input.
 _SHARING = (
     ("query", "key", "value"),
@@ -139,9 +141,9 @@ def pack_linear_layers(model: nn.Module, make: MakeProduct, peaks: Mapping[str, 
 
 
 def _parents(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, nn.Linear]]]:
-    """Modules that hold linear layers, but for poolers, which see one row a sequence only."""
+    """Modules that hold linear layers, but for poolers and heads, which see one row a sequence only."""
     for prefix, parent in list(model.named_modules()):
-        if not prefix.endswith("pooler"):
+        if not prefix.endswith("pooler") and not prefix.startswith(AFTER_TRANSFORMER):
             yield prefix, parent, {name: child for name, child in parent.named_children() if type(child) is nn.Linear}
 
 

@@ -11,8 +11,9 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from reranker_serve.backends.architectures import Architecture, reader
+from reranker_serve.backends.layers import AFTER_TRANSFORMER
 from reranker_serve.backends.layout import by_prefix
-from reranker_serve.types import EncodedItem, PooledReadout, Readout, TokenArray
+from reranker_serve.types import EncodedItem, HeadReadout, PooledReadout, Readout, TokenArray
 
 # A bucket closes where its shortest sequence would be more than half padding.
 _LEAST_FILL = 0.5
@@ -52,8 +53,13 @@ class PaddedForward:
         if self._token_types:
             inputs["token_type_ids"] = types
         output = self._model(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
-        if isinstance(self._readout, PooledReadout):
-            return _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
+        if isinstance(self._readout, PooledReadout | HeadReadout):
+            pooled = _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
+            return (
+                pooled
+                if isinstance(self._readout, PooledReadout)
+                else self._model.get_submodule(AFTER_TRANSFORMER)(pooled)
+            )
         logits: Tensor = output.logits.float()
         return logits
 

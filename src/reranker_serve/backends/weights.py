@@ -20,9 +20,10 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends.device import DType, MappedFiles
+from reranker_serve.backends.layers import AFTER_TRANSFORMER, load_layers
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout
+from reranker_serve.types import ClassifierReadout, HeadReadout, NextTokenReadout, PooledReadout, Readout
 
 _LONGEST_REASON = 300
 
@@ -30,6 +31,7 @@ _MODEL_KINDS: dict[type[Readout], Any] = {
     ClassifierReadout: AutoModelForSequenceClassification,
     NextTokenReadout: AutoModelForCausalLM,
     PooledReadout: AutoModel,
+    HeadReadout: AutoModel,
 }
 
 
@@ -73,10 +75,12 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
 
     On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
     """
-    if device != "cpu":
-        return _read(checkpoint.folder, readout, dtype, device)
-    model = _read(checkpoint.folder, readout, "auto", device)
-    _convert(model, readout, dtype, MappedFiles(checkpoint.folder.glob("*.safetensors")))
+    folder = checkpoint.folder
+    model = _read(folder, readout, dtype if device != "cpu" else "auto", device)
+    if device == "cpu":
+        _convert(model, readout, dtype, MappedFiles(folder.glob("*.safetensors")))
+    if isinstance(readout, HeadReadout):
+        model.add_module(AFTER_TRANSFORMER, load_layers(folder, readout.layers, torch.float32, device))
     return model
 
 

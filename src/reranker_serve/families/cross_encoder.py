@@ -1,26 +1,44 @@
-"""Encoder classifiers: query and document in one sequence, one logit (bge, MiniLM, gte, ...)."""
+"""Encoders of pairs: query and document in one sequence, one number (bge, MiniLM, gte, ettin, ...)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from reranker_serve.families.cut import encode_documents, pieces
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, Token
+from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, HeadReadout, Token
+
+
+@dataclass(frozen=True, slots=True)
+class PairConfig:
+    """What the metadata of sentence-transformers says of the texts of a pair."""
+
+    query_prompt: str = ""
+    lowercase: bool = False
 
 
 class CrossEncoder:
     """Raw score = the classifier's logit; relevance = its sigmoid, applied once, here."""
 
     name = "cross_encoder"
-    readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(logit), 0 to 1; raw score = the logit"
     takes_instruction = False
     prompt = None
 
-    def __init__(self, encoder: TextEncoder, max_length: int) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        max_length: int,
+        readout: ClassifierReadout | HeadReadout | None = None,
+        texts: PairConfig = PairConfig(),
+    ) -> None:
+        self.readout = readout or ClassifierReadout()
         self._encoder = encoder
+        self._texts = texts
+        # The last blank of the prompt becomes one token with the word that follows.
+        self._prompt_length = len(encoder.encode([self._dress(texts.query_prompt.rstrip())], max_length)[0])
         self.max_length_bounds = (encoder.pair.overhead + 2, max_length)
 
     def encode(
@@ -29,10 +47,10 @@ class CrossEncoder:
         """One item a document or chunk; see `split_budget` for what is cut when a pair is too long."""
         template = self._encoder.pair
         budget = max_length - template.overhead
-        whole = self._encoder.encode([query], budget)[0]
-        query_ids = whole[: cut.query_tokens]
+        whole = self._encoder.encode([self._dress(self._texts.query_prompt + query)], budget)[0]
+        query_ids = whole if cut.query_tokens is None else whole[: self._prompt_length + cut.query_tokens]
         items, truncated, chunks, query_truncated = [], [], [], len(query_ids) < len(whole)
-        for ids in encode_documents(self._encoder, documents, budget, cut):
+        for ids in encode_documents(self._encoder, [self._dress(text) for text in documents], budget, cut):
             wanted = len(ids) if cut.document_tokens is None else min(len(ids), cut.document_tokens)
             keep_query, keep_document = split_budget(len(query_ids), wanted, budget)
             parts, lost = pieces(ids, keep_document, cut)
@@ -43,7 +61,10 @@ class CrossEncoder:
         return Encoded(tuple(items), tuple(truncated), query_truncated, tuple(chunks))
 
     def tokens(self, text: str, special: bool) -> list[Token]:
-        return self._encoder.tokens(text, special)
+        return self._encoder.tokens(self._dress(text), special)
+
+    def _dress(self, text: str) -> str:
+        return text.lower() if self._texts.lowercase else text
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         return outputs[:, 0]

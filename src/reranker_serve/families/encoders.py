@@ -7,6 +7,8 @@ from reranker_serve.errors import ModelError
 from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
 from reranker_serve.families.cross_encoder import CrossEncoder
 from reranker_serve.families.kinds import Kind, check_one_label, refuse_prompt
+from reranker_serve.families.modular import has_head, read_head, read_pair_config
+from reranker_serve.families.modules import read_max_length
 from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
@@ -29,20 +31,33 @@ EMBEDDING_MODELS = (
     "ModernBertModel",
     "MPNetModel",
 )
+# Those that a head in modules of its own may stand behind.
+ENCODERS = (*EMBEDDING_MODELS, "DebertaV2Model")
 
 
 def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
-    return CrossEncoder(TextEncoder(checkpoint.folder, checkpoint.vocabulary), max_length)
+    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
+    return CrossEncoder(encoder, max_length, texts=read_pair_config(checkpoint))
+
+
+def _modular_cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
+    refuse_prompt(checkpoint, settings)
+    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
+    most = _narrowed(max_length, read_max_length(checkpoint), settings)
+    return CrossEncoder(encoder, most, read_head(checkpoint), read_pair_config(checkpoint))
 
 
 def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
     encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary)
     config = read_embedding_config(checkpoint)
-    if "max_length" not in settings.model_fields_set and config.max_length:
-        max_length = int(min(max_length, config.max_length))
-    return BiEncoder(encoder, config, checkpoint.hidden_size, max_length)
+    return BiEncoder(encoder, config, checkpoint.hidden_size, _narrowed(max_length, config.max_length, settings))
+
+
+def _narrowed(max_length: int, declared: float | None, settings: Settings) -> int:
+    """No more tokens than a folder of sentence-transformers declares, unless more were asked for."""
+    return int(min(max_length, declared)) if declared and "max_length" not in settings.model_fields_set else max_length
 
 
 def _check_modules(checkpoint: Checkpoint) -> None:
@@ -53,12 +68,23 @@ def _check_modules(checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_head(checkpoint: Checkpoint) -> None:
+    read_head(checkpoint)
+
+
 CROSS_ENCODER = Kind(
     "cross-encoder",
     CROSS_ENCODERS,
     lambda checkpoint: checkpoint.architecture in CROSS_ENCODERS,
     _cross_encoder,
     check_one_label,
+)
+MODULAR_CROSS_ENCODER = Kind(
+    "modular cross-encoder",
+    ENCODERS,
+    lambda checkpoint: checkpoint.architecture in ENCODERS and has_head(checkpoint),
+    _modular_cross_encoder,
+    _check_head,
 )
 EMBEDDING_MODEL = Kind(
     "embedding model",

@@ -6,14 +6,20 @@ from pathlib import Path
 
 from reranker_serve.checkpoint import Checkpoint, check_weights, read_folder
 from reranker_serve.errors import ModelError, SettingsError
-from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL
+from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, MODULAR_CROSS_ENCODER
 from reranker_serve.families.kinds import Kind
 from reranker_serve.families.language_models import CONVERTED_LANGUAGE_MODEL, LANGUAGE_MODEL
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
 # The first that a folder tells of is its kind.
-KINDS: tuple[Kind, ...] = (CROSS_ENCODER, EMBEDDING_MODEL, LANGUAGE_MODEL, CONVERTED_LANGUAGE_MODEL)
+KINDS: tuple[Kind, ...] = (
+    CROSS_ENCODER,
+    MODULAR_CROSS_ENCODER,
+    EMBEDDING_MODEL,
+    LANGUAGE_MODEL,
+    CONVERTED_LANGUAGE_MODEL,
+)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -34,7 +40,7 @@ def kind_of(checkpoint: Checkpoint) -> Kind:
         raise ModelError(
             f"{folder}: {architecture} exists only as code in the model's repository, and such code is not run here"
         )
-    known = ", ".join(name for kind in KINDS for name in kind.architectures)
+    known = ", ".join(dict.fromkeys(name for kind in KINDS for name in kind.architectures))
     raise ModelError(f"{folder}: architecture {architecture} is not supported; supported are {known}")
 
 
