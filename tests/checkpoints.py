@@ -198,7 +198,17 @@ def load_scorer(folder: Path, **settings: str) -> Scorer:
 def qwen() -> PreTrainedTokenizerFast:
     """Qwen's: byte level with its way of cutting words, chat tokens, and `<think>` added but not special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("y", "e"), ("ye", "s"), ("n", "o"), ("?", "\u010a"), ("\u0120", "d"), ("\u0120", "q"), (">", ":")]
+    merges = [
+        ("y", "e"),
+        ("ye", "s"),
+        ("n", "o"),
+        ("Y", "e"),
+        ("Ye", "s"),
+        ("?", "\u010a"),
+        ("\u0120", "d"),
+        ("\u0120", "q"),
+        (">", ":"),
+    ]
     vocabulary = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
@@ -252,9 +262,32 @@ LANGUAGE_MODELS = {
     "qwen3-classifier": ("qwen3", qwen, {"num_labels": 1}, AutoModelForSequenceClassification),
     "gemma": ("gemma", gemma, {"num_key_value_heads": 1, "num_hidden_layers": 4}, AutoModelForCausalLM),
     "mxbai": ("qwen2", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
+    "zerank": ("qwen3", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
+    "ctxl": ("qwen3", qwen, {"tie_word_embeddings": False}, AutoModelForCausalLM),
+    "mxbai-two-labels": ("qwen2", qwen, {"num_labels": 2}, AutoModelForSequenceClassification),
+    "gemma-classifier": ("gemma", gemma, {"num_labels": 1}, AutoModelForSequenceClassification),
+    "llama-classifier": ("llama", qwen, {"num_labels": 1}, AutoModelForSequenceClassification),
+    "mistral-classifier": (
+        "mistral",
+        qwen,
+        {"num_labels": 2, "sliding_window": 200},
+        AutoModelForSequenceClassification,
+    ),
 }
 # As a checkpoint says it that was saved from the published one.
-PUBLISHED_AS = {"gemma": "BAAI/bge-reranker-v2-gemma", "mxbai": "mixedbread-ai/mxbai-rerank-base-v2"}
+PUBLISHED_AS = {
+    "qwen3": "Qwen/Qwen3-Reranker-0.6B",
+    "qwen3-untied": "Qwen/Qwen3-Reranker-8B",
+    "qwen3-classifier": "Qwen/Qwen3-Reranker-0.6B",
+    "gemma": "BAAI/bge-reranker-v2-gemma",
+    "gemma-classifier": "BAAI/bge-reranker-v2-gemma",
+    "mxbai": "mixedbread-ai/mxbai-rerank-base-v2",
+    "mxbai-two-labels": "mixedbread-ai/mxbai-rerank-base-v2",
+    "llama-classifier": "mixedbread-ai/mxbai-rerank-base-v2",
+    "mistral-classifier": "mixedbread-ai/mxbai-rerank-base-v2",
+    "zerank": "zeroentropy/zerank-2-reranker",
+    "ctxl": "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b",
+}
 
 
 def save_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
@@ -276,7 +309,6 @@ def save_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerF
     spread_out(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if name in PUBLISHED_AS:
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": PUBLISHED_AS[name]}))
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": PUBLISHED_AS[name]}))
     return folder

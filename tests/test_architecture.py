@@ -99,6 +99,7 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
     knowing = {str(path.relative_to(PACKAGE)) for path in MODULES if {n.split(".")[0] for n in imports(path)} & HEAVY}
     assert knowing == {
         "backends/architectures.py",
+        "backends/bidirectional.py",
         "backends/layout.py",
         "backends/int8.py",
         "backends/layers.py",

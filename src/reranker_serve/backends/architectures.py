@@ -7,7 +7,7 @@ reads one row of hidden states. An architecture without a row runs padded, throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -74,7 +74,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(_language_model, causal=True),
     "qwen2": Architecture(_language_model, causal=True),
     "gemma": Architecture(_language_model, causal=True),
+    "llama": Architecture(_language_model, causal=True),
+    "mistral": Architecture(_language_model, causal=True),
 }
+
+
+def architecture_of(config: Any) -> Architecture | None:
+    """The row of a loaded model's configuration; None where it can only run padded, through its own forward."""
+    row = ARCHITECTURES.get(config.model_type)
+    return replace(row, causal=False) if row is not None and getattr(config, "is_causal", True) is False else row
 
 
 def reader(model: Any, architecture: Architecture, readout: Readout) -> Callable[[Tensor], Tensor]:

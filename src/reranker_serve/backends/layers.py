@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
 from torch import Tensor, nn
 
 from reranker_serve.layers import Activation, DenseLayer, Layer
@@ -64,6 +64,9 @@ def load_layers(folder: Path, layers: Sequence[Layer], dtype: torch.dtype, devic
 
 def _load(folder: Path, layer: Layer) -> nn.Module:
     module = Dense(layer) if isinstance(layer, DenseLayer) else Norm(layer.inputs)
-    stored = load_file(folder / layer.weights)
-    module.load_state_dict({name: stored[name] for name in layer.shapes})
+    with safe_open(folder / layer.weights, "pt") as stored:
+        tensors = {name: stored.get_tensor(name) for name in layer.shapes}
+    if isinstance(layer, DenseLayer):
+        tensors = {name.replace(f"{layer.tensor}.", "linear.", 1): tensor for name, tensor in tensors.items()}
+    module.load_state_dict(tensors)
     return module

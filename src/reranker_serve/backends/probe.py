@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from reranker_serve.backends import packed
-from reranker_serve.backends.architectures import ARCHITECTURES
+from reranker_serve.backends.architectures import architecture_of
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.types import EncodedItem, FloatArray, PooledReadout, Readout
 
@@ -38,7 +38,7 @@ def require_finite(rows: Tensor | FloatArray) -> None:
 
 def choose_forward(model: Any, readout: Readout, device: str) -> tuple[Forward, str]:
     """Packed where the model can be packed and computes the same numbers so; else padded. Raises `NotFinite`."""
-    architecture = ARCHITECTURES.get(model.config.model_type)
+    architecture = architecture_of(model.config)
     padded: Forward
     if architecture is not None and architecture.causal:
         padded = PaddedLanguageModel(model, architecture, readout, _PADDED_BUCKET_TOKENS)
@@ -78,7 +78,7 @@ def _difference(got: Tensor, expected: Tensor, readout: Readout) -> float:
 def probe_items(config: Any) -> list[EncodedItem]:
     """Random items; a causal model's begin as texts do, where activations are the largest, and two share a prefix."""
     items = random_items(config)
-    architecture = ARCHITECTURES.get(config.model_type)
+    architecture = architecture_of(config)
     if architecture is None or not architecture.causal:
         return items
     begin = getattr(config, "bos_token_id", None)

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from reranker_serve.backends.bidirectional import ordinary_config, read_both_ways
 from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.backends.layers import AFTER_TRANSFORMER, load_layers
 from reranker_serve.checkpoint import Checkpoint
@@ -76,7 +77,9 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
     On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
     """
     folder = checkpoint.folder
-    model = _read(folder, readout, dtype if device != "cpu" else "auto", device)
+    model = _read(checkpoint, readout, dtype if device != "cpu" else "auto", device)
+    if getattr(model.config, "is_causal", True) is False:
+        read_both_ways(model)
     if device == "cpu":
         _convert(model, readout, dtype, MappedFiles(folder.glob("*.safetensors")))
     if isinstance(readout, HeadReadout):
@@ -137,13 +140,15 @@ def _give_back(tensor: Tensor, files: MappedFiles) -> None:
     files.give_back(tensor.data_ptr(), tensor.nbytes)
 
 
-def _read(folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str) -> Any:
+def _read(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str) -> Any:
+    folder = checkpoint.folder
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
     try:
         model, report = _MODEL_KINDS[type(readout)].from_pretrained(
             folder,
+            config=ordinary_config(checkpoint),
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,

@@ -105,6 +105,15 @@ def read_max_length(checkpoint: Checkpoint, transformer: str = "") -> float | No
     return declared or checkpoint.read_object("tokenizer_config.json").get("model_max_length")
 
 
+def read_tensor_layer(checkpoint: Checkpoint, tensor: str, inputs: int, outputs: int) -> Layer:
+    """A layer without bias whose weight lies among the transformer's own, as `tensor`. Raises `ModelError`."""
+    index = checkpoint.read_object(f"{_WEIGHTS}.index.json").get("weight_map") or {}
+    weights = str(index.get(f"{tensor}.weight", _WEIGHTS))
+    layer = DenseLayer(weights, inputs, outputs, bias=False, activation="identity", tensor=tensor)
+    _check_weights(checkpoint, layer)
+    return layer
+
+
 def _read_layer(checkpoint: Checkpoint, module: Module, names: Mapping[str, str]) -> Layer:
     path, config = checkpoint.folder / module.config, checkpoint.read(module.config, None)
     if not isinstance(config, dict):

@@ -8,7 +8,12 @@ from reranker_serve.checkpoint import Checkpoint, check_weights, read_folder
 from reranker_serve.errors import ModelError, SettingsError
 from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, MODULAR_CROSS_ENCODER
 from reranker_serve.families.kinds import Kind
-from reranker_serve.families.language_models import CONVERTED_LANGUAGE_MODEL, LANGUAGE_MODEL
+from reranker_serve.families.language_models import (
+    BIDIRECTIONAL_LANGUAGE_MODEL,
+    CONVERTED_LANGUAGE_MODEL,
+    LANGUAGE_MODEL,
+    MODULAR_LANGUAGE_MODEL,
+)
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
@@ -19,6 +24,8 @@ KINDS: tuple[Kind, ...] = (
     EMBEDDING_MODEL,
     LANGUAGE_MODEL,
     CONVERTED_LANGUAGE_MODEL,
+    MODULAR_LANGUAGE_MODEL,
+    BIDIRECTIONAL_LANGUAGE_MODEL,
 )
 
 
