@@ -226,6 +226,23 @@ def qwen() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
 
 
+def tekken() -> PreTrainedTokenizerFast:
+    """Mistral's: byte level, its control tokens first."""
+    control = ["<unk>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*control, *alphabet, "\u0120?", "\u0120??"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("\u0120", "?"), ("\u0120?", "?")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(control)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+    )
+
+
 def gemma() -> PreTrainedTokenizerFast:
     """Gemma's: blanks as lower blocks, bytes for what is not in the vocabulary, `<bos>` in front."""
     letters = [*LETTERS, *(chr(code) for code in range(ord("A"), ord("Z") + 1)), "\u2581", "\n"]
@@ -264,6 +281,7 @@ LANGUAGE_MODELS = {
     "mxbai": ("qwen2", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
     "zerank": ("qwen3", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
     "ctxl": ("qwen3", qwen, {"tie_word_embeddings": False}, AutoModelForCausalLM),
+    "ctxl-6b": ("mistral", tekken, {"tie_word_embeddings": False}, AutoModelForCausalLM),
     "mxbai-two-labels": ("qwen2", qwen, {"num_labels": 2}, AutoModelForSequenceClassification),
     "gemma-classifier": ("gemma", gemma, {"num_labels": 1}, AutoModelForSequenceClassification),
     "llama-classifier": ("llama", qwen, {"num_labels": 1}, AutoModelForSequenceClassification),
@@ -287,6 +305,7 @@ PUBLISHED_AS = {
     "mistral-classifier": "mixedbread-ai/mxbai-rerank-base-v2",
     "zerank": "zeroentropy/zerank-2-reranker",
     "ctxl": "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b",
+    "ctxl-6b": "ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b",
 }
 
 

@@ -84,7 +84,8 @@ def ctxl_ids(tokenizer: PreTrainedTokenizerFast, query: str, document: str, inst
     """https://huggingface.co/ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b, cut in the document."""
     asked = query if instruction is None else f"{query} {instruction}"
     before = "Check whether a given document contains information helpful to answer the query.\n<Document> "
-    ids: list[int] = tokenizer.encode(f"{before}{document}\n<Query> {asked} ??", add_special_tokens=False)
+    begin = tokenizer.bos_token or ""  # which the template of the Mistral among them begins with
+    ids: list[int] = tokenizer.encode(f"{begin}{before}{document}\n<Query> {asked} ??", add_special_tokens=False)
     tail = tokenizer.encode(f"\n<Query> {asked} ??", add_special_tokens=False)
     return ids if len(ids) <= MAX_LENGTH else [*ids[: MAX_LENGTH - len(tail)], *tail]
 
@@ -96,6 +97,7 @@ RECIPES: dict[str, Ids] = {
     "mixedbread-ai/mxbai-rerank-base-v2": mxbai_ids,
     "zeroentropy/zerank-2-reranker": zerank_ids,
     "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b": ctxl_ids,
+    "ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b": ctxl_ids,
 }
 ANSWERS = {qwen_ids: ("yes", "no"), gemma_ids: ("Yes",), mxbai_ids: ("1", "0"), zerank_ids: ("Yes",), ctxl_ids: ("!",)}
 
@@ -119,6 +121,8 @@ class Published:
             return np.asarray(logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0])
         logits = self.model(**inputs, logits_to_keep=1).logits
         answers = [self.tokenizer.encode(token, add_special_tokens=False) for token in ANSWERS[self.ids]]
+        if self.ids is ctxl_ids:
+            answers = [[0]]
         rows = [logits[:, -1, ids[0]] for ids in answers]
         if self.ids is qwen_ids:
             # As published: softmax over [no, yes], the probability of yes; its logit is what we compare.

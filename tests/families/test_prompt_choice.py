@@ -60,6 +60,7 @@ def chat(folder: Path) -> Path:
         ("mxbai-two-labels", "mxbai-rerank-v2"),
         ("zerank", "zerank"),
         ("ctxl", "ctxl-rerank-v2"),
+        ("ctxl-6b", "ctxl-rerank-v2-6b"),
     ],
 )
 def test_a_published_checkpoint_gets_its_prompt(tmp_path: Path, name: str, prompt: str) -> None:
@@ -81,10 +82,27 @@ def test_a_chat_template_that_holds_the_prompt_tells(tmp_path: Path) -> None:
     assert load_scorer(folder, max_length="1024").family.prompt == "mxbai-rerank-v2"
 
 
+@pytest.mark.parametrize(("name", "prompt"), [("ctxl", "ctxl-rerank-v2"), ("ctxl-6b", "ctxl-rerank-v2-6b")])
+def test_of_two_prompts_with_the_same_words_it_is_that_of_such_a_model(tmp_path: Path, name: str, prompt: str) -> None:
+    folder = change(save_language_model(name, tmp_path), _name_or_path=None)
+    (folder / "chat_template.jinja").write_text(
+        "Check whether a given document contains information helpful to answer the query."
+    )
+    assert load_scorer(folder, max_length="1024").family.prompt == prompt
+
+
+def test_a_tokenizer_that_puts_a_blank_before_every_text_is_refused(tmp_path: Path) -> None:
+    folder = save_language_model("ctxl-6b", tmp_path)
+    description = json.loads((folder / "tokenizer.json").read_text())
+    description["pre_tokenizer"]["add_prefix_space"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    assert "its tokenizer puts a blank before every text" in refusal(folder)
+
+
 def test_a_chat_model_is_refused_with_the_known_prompts(tmp_path: Path) -> None:
     line = refusal(chat(tmp_path), max_length="1024")
     assert "RERANKER_PROMPT" in line
-    assert "qwen3-reranker, bge-reranker-gemma, mxbai-rerank-v2, zerank, ctxl-rerank-v2" in line
+    assert "qwen3-reranker, bge-reranker-gemma, mxbai-rerank-v2, zerank, ctxl-rerank-v2, ctxl-rerank-v2-6b" in line
 
 
 def test_a_prompt_that_is_set_wins(tmp_path: Path) -> None:

@@ -36,7 +36,8 @@ def choose_prompt(checkpoint: Checkpoint, settings: Settings) -> Prompt:
         if settings.prompt not in PROMPTS:
             raise SettingsError(f"RERANKER_PROMPT={settings.prompt} is not known; known prompts are {known}")
         return PROMPTS[settings.prompt]
-    for prompt in PROMPTS.values():
+    # Of two with the same words, which differ in how a text begins, the one that was made for such a model.
+    for prompt in sorted(PROMPTS.values(), key=lambda prompt: prompt.model_type != checkpoint.config.get("model_type")):
         if _declares(checkpoint, prompt, settings.served_name):
             return prompt
     raise ModelError(
@@ -98,7 +99,7 @@ def _token(checkpoint: Checkpoint, module: Module, key: str) -> int:
 
 def _pooled_score(checkpoint: Checkpoint) -> HeadReadout:
     declared = checkpoint.config.get("pooling", "avg")
-    if declared not in _POOLING:
+    if not isinstance(declared, str) or declared not in _POOLING:
         known = ", ".join(_POOLING)
         raise ModelError(f"{checkpoint.folder / 'config.json'}: pooling is {declared!r}; supported are {known}")
     return HeadReadout(_POOLING[declared], (read_tensor_layer(checkpoint, "score", checkpoint.hidden_size, 1),))

@@ -49,8 +49,12 @@ def read_pair_config(checkpoint: Checkpoint) -> PairConfig:
     if declared.get("model_type") != _CROSS_ENCODER:
         return PairConfig()
     transformer = checkpoint.read_object("sentence_bert_config.json")
-    prompt = (declared.get("prompts") or {}).get(declared.get("default_prompt_name")) or ""
-    return PairConfig(str(prompt), bool(transformer.get("do_lower_case")))
+    prompts, chosen = declared.get("prompts") or {}, str(declared.get("default_prompt_name"))
+    if not isinstance(prompts, dict):
+        raise ModelError(
+            f"{checkpoint.folder / 'config_sentence_transformers.json'}: prompts is {prompts!r}, not an object"
+        )
+    return PairConfig(str(prompts.get(chosen) or ""), bool(transformer.get("do_lower_case")))
 
 
 def _check_result(checkpoint: Checkpoint, last: Module, outputs: int) -> None:

@@ -9,7 +9,7 @@ is encoded as plain characters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,7 +170,18 @@ CTXL_V2 = Prompt(
     model_type="qwen3",
 )
 
-PROMPTS = {prompt.name: prompt for prompt in (QWEN3_RERANKER, BGE_GEMMA, MXBAI_V2, ZERANK, CTXL_V2)}
+# The largest of them is a Mistral: its texts have a beginning, and token 0 is another.
+CTXL_V2_6B = replace(
+    CTXL_V2,
+    name="ctxl-rerank-v2-6b",
+    before=("<s>", *CTXL_V2.before),
+    control=("<s>",),
+    answers=("<unk>",),
+    repositories=("ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b",),
+    model_type="mistral",
+)
+
+PROMPTS = {prompt.name: prompt for prompt in (QWEN3_RERANKER, BGE_GEMMA, MXBAI_V2, ZERANK, CTXL_V2, CTXL_V2_6B)}
 
 # https://huggingface.co/nvidia/llama-nemotron-rerank-1b-v2: one text, read in both directions. It is no choice of
 # RERANKER_PROMPT, as its architecture has no other.

@@ -32,6 +32,8 @@ from reranker_serve.types import (
 )
 
 _NOTHING = np.empty(0, dtype=np.int32)
+# A text, and the two pieces that it is cut into.
+_JOINED = ("a\na", "a\n", "a")
 _FIELD = re.compile(r"\{(instruction|query|document)\}")
 
 
@@ -196,13 +198,19 @@ class YesNo:
 def _read_template(folder: Path, prompt: Prompt) -> dict[str, TokenArray]:
     """Ids of every piece without a field, and of the tokens that must be one id. Raises `ModelError`."""
     single = (*prompt.control, *prompt.answers)
-    wanted = [*(piece for piece in prompt.pieces if not _FIELD.search(piece)), *single]
+    wanted = [*(piece for piece in prompt.pieces if not _FIELD.search(piece)), *single, *_JOINED]
     ids = dict(zip(wanted, encode_with_control_tokens(folder, wanted), strict=True))
     split = [token for token in single if len(ids[token]) != 1]
     if split:
         raise ModelError(
             f"{folder}: its tokenizer has no single token for {' and '.join(split)}, which the prompt {prompt.name}"
             " needs: these are not the files of such a reranker"
+        )
+    whole, first, second = (ids[text].tolist() for text in _JOINED)
+    if whole != [*first, *second]:
+        raise ModelError(
+            f"{folder}: its tokenizer puts a blank before every text, so that the pieces of the prompt {prompt.name}"
+            " cannot be tokenized apart, as they are here: it is not supported"
         )
     return ids
 
