@@ -66,7 +66,7 @@ def texts(folder: Path) -> tuple[str, list[str]]:
         f"{a}{b}" for a in ("light", "water", "leaf", "market", "bread", "whale") for b in ("", "s", "ing", "less")
     ]
     source = random.Random(0)
-    family = YesNo(folder, QWEN3_RERANKER, 4096, shift=0.0, classifier=False)
+    family = YesNo(folder, QWEN3_RERANKER, 4096)
 
     def length(query: str, document: str) -> tuple[int, int]:
         item = family.encode(query, [document], max_length=4096, instruction=None).items[0]
@@ -119,7 +119,7 @@ class Recipe:
     def __init__(self, folder: Path, keep: int) -> None:
         self._tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         self._model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16).eval()
-        self._family = YesNo(folder, QWEN3_RERANKER, 4096, shift=0.0, classifier=False)
+        self._family = YesNo(folder, QWEN3_RERANKER, 4096)
         self._keep = keep
 
     @torch.inference_mode()
@@ -176,6 +176,7 @@ CONTESTANTS: dict[str, Callable[[Path], Contestant]] = {
 
 def load_ours(folder: Path) -> Scorer:
     environ = {"RERANKER_MODEL_PATH": str(folder), "RERANKER_MAX_LENGTH": "4096"}
+    environ["RERANKER_PROMPT"] = QWEN3_RERANKER.name
     return load(load_settings(environ, env_file=Path("/nonexistent"))[0])
 
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
+    AutoModel,
     AutoModelForCausalLM,
     AutoModelForSequenceClassification,
     PreTrainedModel,
@@ -154,6 +156,21 @@ def save_cross_encoder(
     name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, id2label: dict[int, str] | None = None
 ) -> Path:
     """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`; of one label by default."""
+    return _save_encoder(name, folder, tokenizer, AutoModelForSequenceClassification, id2label)
+
+
+def save_encoder(name: str, folder: Path) -> Path:
+    """The same without a head: what sentence-transformers puts modules behind."""
+    return _save_encoder(name, folder, None, AutoModel, None)
+
+
+def _save_encoder(
+    name: str,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast | None,
+    kind: Any,
+    id2label: dict[int, str] | None,
+) -> Path:
     build, changes = CROSS_ENCODERS[name]
     tokenizer = tokenizer or build()
     tokenizer.model_max_length = 128
@@ -172,7 +189,7 @@ def save_cross_encoder(
         }
     )
     torch.manual_seed(0)
-    model = AutoModelForSequenceClassification.from_config(config)
+    model = kind.from_config(config)
     spread_out(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
@@ -202,7 +219,17 @@ def load_scorer(folder: Path, **settings: str) -> Scorer:
 def qwen() -> PreTrainedTokenizerFast:
     """Qwen's: byte level with its way of cutting words, chat tokens, and `<think>` added but not special."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
-    merges = [("y", "e"), ("ye", "s"), ("n", "o"), ("?", "\u010a"), ("\u0120", "d"), ("\u0120", "q"), (">", ":")]
+    merges = [
+        ("y", "e"),
+        ("ye", "s"),
+        ("n", "o"),
+        ("Y", "e"),
+        ("Ye", "s"),
+        ("?", "\u010a"),
+        ("\u0120", "d"),
+        ("\u0120", "q"),
+        (">", ":"),
+    ]
     vocabulary = {token: index for index, token in enumerate([*alphabet, *("".join(pair) for pair in merges)])}
     tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     tokenizer.normalizer = normalizers.NFC()
@@ -218,6 +245,23 @@ def qwen() -> PreTrainedTokenizerFast:
     tokenizer.add_special_tokens(["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
     tokenizer.add_tokens(["<think>", "</think>"])
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token="<|endoftext|>", eos_token="<|im_end|>")
+
+
+def tekken() -> PreTrainedTokenizerFast:
+    """Mistral's: byte level, its control tokens first."""
+    control = ["<unk>", "<s>", "</s>"]
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    vocabulary = {token: index for index, token in enumerate([*control, *alphabet, "\u0120?", "\u0120??"])}
+    tokenizer = Tokenizer(models.BPE(vocab=vocabulary, merges=[("\u0120", "?"), ("\u0120?", "?")]))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    tokenizer.add_special_tokens(control)
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="<s> $A", pair="<s> $A $B", special_tokens=[("<s>", 1)]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token="</s>", eos_token="</s>", bos_token="<s>", unk_token="<unk>"
+    )
 
 
 def gemma() -> PreTrainedTokenizerFast:
@@ -256,9 +300,34 @@ LANGUAGE_MODELS = {
     "qwen3-classifier": ("qwen3", qwen, {"num_labels": 1}, AutoModelForSequenceClassification),
     "gemma": ("gemma", gemma, {"num_key_value_heads": 1, "num_hidden_layers": 4}, AutoModelForCausalLM),
     "mxbai": ("qwen2", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
+    "zerank": ("qwen3", qwen, {"tie_word_embeddings": True}, AutoModelForCausalLM),
+    "ctxl": ("qwen3", qwen, {"tie_word_embeddings": False}, AutoModelForCausalLM),
+    "ctxl-6b": ("mistral", tekken, {"tie_word_embeddings": False}, AutoModelForCausalLM),
+    "mxbai-two-labels": ("qwen2", qwen, {"num_labels": 2}, AutoModelForSequenceClassification),
+    "gemma-classifier": ("gemma", gemma, {"num_labels": 1}, AutoModelForSequenceClassification),
+    "llama-classifier": ("llama", qwen, {"num_labels": 1}, AutoModelForSequenceClassification),
+    "mistral-classifier": (
+        "mistral",
+        qwen,
+        {"num_labels": 2, "sliding_window": 200},
+        AutoModelForSequenceClassification,
+    ),
 }
 # As a checkpoint says it that was saved from the published one.
-PUBLISHED_AS = {"gemma": "BAAI/bge-reranker-v2-gemma", "mxbai": "mixedbread-ai/mxbai-rerank-base-v2"}
+PUBLISHED_AS = {
+    "qwen3": "Qwen/Qwen3-Reranker-0.6B",
+    "qwen3-untied": "Qwen/Qwen3-Reranker-8B",
+    "qwen3-classifier": "Qwen/Qwen3-Reranker-0.6B",
+    "gemma": "BAAI/bge-reranker-v2-gemma",
+    "gemma-classifier": "BAAI/bge-reranker-v2-gemma",
+    "mxbai": "mixedbread-ai/mxbai-rerank-base-v2",
+    "mxbai-two-labels": "mixedbread-ai/mxbai-rerank-base-v2",
+    "llama-classifier": "mixedbread-ai/mxbai-rerank-base-v2",
+    "mistral-classifier": "mixedbread-ai/mxbai-rerank-base-v2",
+    "zerank": "zeroentropy/zerank-2-reranker",
+    "ctxl": "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b",
+    "ctxl-6b": "ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b",
+}
 
 
 def save_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
@@ -280,7 +349,6 @@ def save_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerF
     spread_out(model)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    if name in PUBLISHED_AS:
-        path = folder / "config.json"
-        path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": PUBLISHED_AS[name]}))
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": PUBLISHED_AS[name]}))
     return folder

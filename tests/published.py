@@ -15,7 +15,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from tests.checkpoints import LANGUAGE_MODELS
+from tests.checkpoints import LANGUAGE_MODELS, PUBLISHED_AS
 
 # Of the whole prompt: the published recipes count it in different ways.
 MAX_LENGTH = 1600
@@ -72,31 +72,59 @@ def mxbai_ids(tokenizer: PreTrainedTokenizerFast, query: str, document: str, ins
     return [*before, *encode(f"document: {document}")[: MAX_LENGTH - len(before) - len(after)], *after]
 
 
-RECIPES: dict[str, Ids] = {"qwen3": qwen_ids, "gemma": gemma_ids, "qwen2": mxbai_ids}
-ANSWERS = {"qwen3": ("yes", "no"), "gemma": ("Yes",), "qwen2": ("1", "0")}
+def zerank_ids(tokenizer: PreTrainedTokenizerFast, query: str, document: str, instruction: str | None) -> list[int]:
+    """https://huggingface.co/zeroentropy/zerank-2-reranker: a chat of the query as system and the document as user."""
+    assert instruction is None
+    tail = tokenizer.encode("<|im_end|>\n<|im_start|>assistant\n", add_special_tokens=False)
+    text = f"<|im_start|>system\n{query.strip()}<|im_end|>\n<|im_start|>user\n{document.strip()}"
+    return [*tokenizer.encode(text, add_special_tokens=False)[: MAX_LENGTH - len(tail)], *tail]
+
+
+def ctxl_ids(tokenizer: PreTrainedTokenizerFast, query: str, document: str, instruction: str | None) -> list[int]:
+    """https://huggingface.co/ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b, cut in the document."""
+    asked = query if instruction is None else f"{query} {instruction}"
+    before = "Check whether a given document contains information helpful to answer the query.\n<Document> "
+    begin = tokenizer.bos_token or ""  # which the template of the Mistral among them begins with
+    ids: list[int] = tokenizer.encode(f"{begin}{before}{document}\n<Query> {asked} ??", add_special_tokens=False)
+    tail = tokenizer.encode(f"\n<Query> {asked} ??", add_special_tokens=False)
+    return ids if len(ids) <= MAX_LENGTH else [*ids[: MAX_LENGTH - len(tail)], *tail]
+
+
+RECIPES: dict[str, Ids] = {
+    "Qwen/Qwen3-Reranker-0.6B": qwen_ids,
+    "Qwen/Qwen3-Reranker-8B": qwen_ids,
+    "BAAI/bge-reranker-v2-gemma": gemma_ids,
+    "mixedbread-ai/mxbai-rerank-base-v2": mxbai_ids,
+    "zeroentropy/zerank-2-reranker": zerank_ids,
+    "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b": ctxl_ids,
+    "ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b": ctxl_ids,
+}
+ANSWERS = {qwen_ids: ("yes", "no"), gemma_ids: ("Yes",), mxbai_ids: ("1", "0"), zerank_ids: ("Yes",), ctxl_ids: ("!",)}
 
 
 class Published:
     """The published computation: left padding, all logits, those of the answers at the last place."""
 
     def __init__(self, name: str, folder: Path) -> None:
-        self._kind = LANGUAGE_MODELS[name][0]
         self._classifier = LANGUAGE_MODELS[name][3] is AutoModelForSequenceClassification
         self.tokenizer = AutoTokenizer.from_pretrained(folder, padding_side="left")
         model = AutoModelForSequenceClassification if self._classifier else AutoModelForCausalLM
         self.model = model.from_pretrained(folder, dtype=torch.float32).eval()
-        self.ids = RECIPES[self._kind]
+        self.ids = RECIPES[PUBLISHED_AS[name]]
 
     @torch.inference_mode()
     def raw(self, query: str, documents: Sequence[str], instruction: str | None = None) -> NDArray[np.float32]:
         ids = [self.ids(self.tokenizer, query, document, instruction) for document in documents]
         inputs = self.tokenizer.pad({"input_ids": ids}, return_tensors="pt")
         if self._classifier:
-            return np.asarray(self.model(**inputs).logits[:, 0])
+            logits = self.model(**inputs).logits
+            return np.asarray(logits[:, 1] - logits[:, 0] if logits.shape[1] == 2 else logits[:, 0])
         logits = self.model(**inputs, logits_to_keep=1).logits
-        answers = [self.tokenizer.encode(token, add_special_tokens=False) for token in ANSWERS[self._kind]]
+        answers = [self.tokenizer.encode(token, add_special_tokens=False) for token in ANSWERS[self.ids]]
+        if self.ids is ctxl_ids:
+            answers = [[0]]
         rows = [logits[:, -1, ids[0]] for ids in answers]
-        if self._kind == "qwen3":
+        if self.ids is qwen_ids:
             # As published: softmax over [no, yes], the probability of yes; its logit is what we compare.
             yes = torch.log_softmax(torch.stack([rows[1], rows[0]], dim=1).double(), dim=1)
             return np.asarray((yes[:, 1] - yes[:, 0]).float())

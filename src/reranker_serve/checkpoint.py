@@ -65,6 +65,13 @@ class Checkpoint:
         except (OSError, ValueError) as error:
             raise ModelError(f"{path} cannot be read: {error}") from None
 
+    def read_object(self, name: str) -> dict[str, Any]:
+        """The JSON object of a file of the folder; an empty one if it is not there. Raises `ModelError`."""
+        found = self.read(name, {})
+        if not isinstance(found, dict):
+            raise ModelError(f"{self.folder / name} is not an object")
+        return found
+
 
 def read_folder(folder: Path) -> Checkpoint:
     """Read a model folder's configuration. Raises `ModelError` with one line that says what is wrong."""

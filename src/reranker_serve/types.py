@@ -215,6 +215,18 @@ class PooledReadout:
 
 
 @dataclass(frozen=True, slots=True)
+class HeadReadout:
+    """Read what the checkpoint's `layers` make, in float32, of one vector a sequence, pooled as in `PooledReadout`."""
+
+    mode: Pooling
+    layers: tuple[Layer, ...]
+
+    @property
+    def width(self) -> int:
+        return self.layers[-1].outputs
+
+
+@dataclass(frozen=True, slots=True)
 class NextTokenReadout:
     """Read the logits of these vocabulary ids as the token after the sequence, in this order."""
 
@@ -235,7 +247,7 @@ class VectorsReadout:
     normalized: bool = True
 
 
-Readout = ClassifierReadout | PooledReadout | NextTokenReadout | VectorsReadout
+Readout = ClassifierReadout | PooledReadout | HeadReadout | NextTokenReadout | VectorsReadout
 
 
 class Family(Protocol):

@@ -113,12 +113,20 @@ from reranker_serve.settings import load_settings
 
 settings = {"RERANKER_MODEL_PATH": sys.argv[1], "RERANKER_USE_FP16": "false", "RERANKER_WORKERS": sys.argv[2]}
 os.sched_getaffinity = lambda _: set(range(6))
-loader.warm_up = lambda *_: None  # it would start the tokenizer's threads before they can be counted
-scorer = loader.load(load_settings(settings, env_file=Path("/nonexistent"))[0])
-before = len(os.listdir("/proc/self/task"))
-scorer.family.encode("make food", ["plants sun light " * 50] * 200, max_length=100, instruction=None)
+build_family, tokenizing = loader.build_family, []
+
+def counted(*arguments):
+    from transformers import AutoTokenizer  # and what that imports has threads of its own
+    before = len(os.listdir("/proc/self/task"))
+    family = build_family(*arguments)
+    family.encode("make food", ["plants sun light " * 50] * 200, max_length=100, instruction=None)
+    tokenizing.append(len(os.listdir("/proc/self/task")) - before)
+    return family
+
+loader.build_family = counted
+loader.load(load_settings(settings, env_file=Path("/nonexistent"))[0])
 import torch
-print(torch.get_num_threads(), len(os.listdir("/proc/self/task")) - before)
+print(torch.get_num_threads(), *tokenizing)
 """
 
 

@@ -117,7 +117,7 @@ def bi_encoder(folder: Path) -> Family:
 
 def yes_no(folder: Path) -> Family:
     qwen().save_pretrained(folder)
-    return YesNo(folder, QWEN3_RERANKER, 400, shift=0.0, classifier=False)
+    return YesNo(folder, QWEN3_RERANKER, 400)
 
 
 FAMILIES = {"cross-encoder": cross_encoder, "bi-encoder": bi_encoder, "yes-no": yes_no}

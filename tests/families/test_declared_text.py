@@ -113,7 +113,7 @@ def test_a_language_model_has_added_words_but_hides_the_tokens_of_its_prompt(tmp
     tokenizer.save_pretrained(tmp_path)
     text = "chlorophyll <h1> <|fim_prefix|> </think>"
     for trusted in (False, True):
-        family = YesNo(tmp_path, QWEN3_RERANKER, 800, shift=0.0, classifier=False, trusted=trusted)
+        family = YesNo(tmp_path, QWEN3_RERANKER, 800, trusted=trusted)
         (item,) = family.encode("a", [text], max_length=800, instruction=None).items
         counts = {
             token: item.ids.tolist().count(tokenizer.convert_tokens_to_ids(token)) - (token == "</think>")

@@ -130,5 +130,5 @@ def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path, spoil: Callabl
     checkpoint = save(tmp_path, head())
     spoil(tmp_path)
     with pytest.raises(ModelError, match=says) as refused:
-        read_layers(checkpoint, read_modules(checkpoint)[1:], WIDTH, "sentence_embedding")
+        read_layers(checkpoint, read_modules(checkpoint)[1:], WIDTH, "sentence_embedding", "scores")
     assert "\n" not in str(refused.value)

@@ -7,8 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError, StartupError
+from reranker_serve.families.language_models import choose_prompt
+from reranker_serve.families.prompts import QWEN3_RERANKER
 from tests.checkpoints import load_scorer, qwen, save_language_model, wordpiece
+from tests.conftest import fake_settings
 
 
 def refusal(folder: Path, **settings: str) -> str:
@@ -25,6 +29,12 @@ def change(folder: Path, **values: object) -> Path:
     config = json.loads(path.read_text()) | values
     path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
     return folder
+
+
+def shaped(folder: Path, **values: int) -> Checkpoint:
+    """A Qwen3 of the shape of Qwen3-Reranker-0.6B, unless `values` say otherwise; only its configuration."""
+    shape = {"vocab_size": 151_669, "hidden_size": 1024, "num_hidden_layers": 28} | values
+    return Checkpoint(folder, {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **shape})
 
 
 def chat(folder: Path) -> Path:
@@ -47,6 +57,10 @@ def chat(folder: Path) -> Path:
         ("qwen3-classifier", "qwen3-reranker"),
         ("gemma", "bge-reranker-gemma"),
         ("mxbai", "mxbai-rerank-v2"),
+        ("mxbai-two-labels", "mxbai-rerank-v2"),
+        ("zerank", "zerank"),
+        ("ctxl", "ctxl-rerank-v2"),
+        ("ctxl-6b", "ctxl-rerank-v2-6b"),
     ],
 )
 def test_a_published_checkpoint_gets_its_prompt(tmp_path: Path, name: str, prompt: str) -> None:
@@ -68,10 +82,27 @@ def test_a_chat_template_that_holds_the_prompt_tells(tmp_path: Path) -> None:
     assert load_scorer(folder, max_length="1024").family.prompt == "mxbai-rerank-v2"
 
 
+@pytest.mark.parametrize(("name", "prompt"), [("ctxl", "ctxl-rerank-v2"), ("ctxl-6b", "ctxl-rerank-v2-6b")])
+def test_of_two_prompts_with_the_same_words_it_is_that_of_such_a_model(tmp_path: Path, name: str, prompt: str) -> None:
+    folder = change(save_language_model(name, tmp_path), _name_or_path=None)
+    (folder / "chat_template.jinja").write_text(
+        "Check whether a given document contains information helpful to answer the query."
+    )
+    assert load_scorer(folder, max_length="1024").family.prompt == prompt
+
+
+def test_a_tokenizer_that_puts_a_blank_before_every_text_is_refused(tmp_path: Path) -> None:
+    folder = save_language_model("ctxl-6b", tmp_path)
+    description = json.loads((folder / "tokenizer.json").read_text())
+    description["pre_tokenizer"]["add_prefix_space"] = True
+    (folder / "tokenizer.json").write_text(json.dumps(description))
+    assert "its tokenizer puts a blank before every text" in refusal(folder)
+
+
 def test_a_chat_model_is_refused_with_the_known_prompts(tmp_path: Path) -> None:
     line = refusal(chat(tmp_path), max_length="1024")
     assert "RERANKER_PROMPT" in line
-    assert "qwen3-reranker, bge-reranker-gemma, mxbai-rerank-v2" in line
+    assert "qwen3-reranker, bge-reranker-gemma, mxbai-rerank-v2, zerank, ctxl-rerank-v2, ctxl-rerank-v2-6b" in line
 
 
 def test_a_prompt_that_is_set_wins(tmp_path: Path) -> None:
@@ -86,9 +117,24 @@ def test_an_unknown_prompt(tmp_path: Path) -> None:
 
 
 def test_metadata_of_another_prompt_is_not_overruled_by_the_vocabulary(tmp_path: Path) -> None:
-    folder = save_language_model("qwen3", tmp_path)
+    folder = change(save_language_model("qwen3", tmp_path), _name_or_path=None)
+    assert choose_prompt(shaped(folder), fake_settings()) is QWEN3_RERANKER
     (folder / "modules.json").write_text("[]")
     assert "nothing in its files tells which prompt" in refusal(folder)
+    with pytest.raises(ModelError, match="nothing in its files tells which prompt"):
+        choose_prompt(shaped(folder), fake_settings())
+
+
+@pytest.mark.parametrize(("hidden", "layers"), [(1024, 28), (2560, 36), (4096, 36)])
+def test_a_qwen3_of_the_exact_shape_of_a_reranker_is_one(tmp_path: Path, hidden: int, layers: int) -> None:
+    def prompt(**other: int) -> str:
+        values = {"hidden_size": hidden, "num_hidden_layers": layers, **other}
+        return choose_prompt(shaped(tmp_path, **values), fake_settings()).name
+
+    assert prompt() == "qwen3-reranker"
+    for other in ({"vocab_size": 151_936}, {"vocab_size": 151_668}, {"hidden_size": 2048}, {"num_hidden_layers": 12}):
+        with pytest.raises(ModelError, match="nothing in its files tells which prompt"):
+            prompt(**other)
 
 
 def test_a_tokenizer_without_the_answers(tmp_path: Path) -> None:
@@ -110,8 +156,8 @@ def test_a_tokenizer_without_the_control_tokens(tmp_path: Path) -> None:
 
 
 def test_a_conversion_with_several_labels(tmp_path: Path) -> None:
-    folder = change(save_language_model("qwen3-classifier", tmp_path), id2label={"0": "no", "1": "yes"})
-    assert "has one label, this classifier has 2" in refusal(folder)
+    folder = change(save_language_model("qwen3-classifier", tmp_path), id2label={"0": "no", "1": "yes", "2": "maybe"})
+    assert "has one label, or one for no and one for yes, this classifier has 3" in refusal(folder)
 
 
 def test_a_conversion_without_its_head(tmp_path: Path) -> None:
@@ -164,6 +210,15 @@ def test_relevance_of_mxbai_is_its_shifted_sigmoid(tmp_path: Path, width: int, s
     from reranker_serve.families.yes_no import YesNo
 
     qwen().save_pretrained(tmp_path)
-    family = YesNo(tmp_path, MXBAI_V2, 1024, MXBAI_V2.shift_of(width), classifier=False)
+    family = YesNo(tmp_path, MXBAI_V2, 1024, shift=MXBAI_V2.shift_of(width))
     raw = np.array([-3.0, 0.0, 4.5, 6.0, 20.0], dtype=np.float32)
     np.testing.assert_allclose(family.activate(raw), 1 / (1 + np.exp(shift - raw.astype(np.float64))), rtol=1e-6)
+
+
+def test_relevance_of_zerank_is_the_sigmoid_of_a_fifth(tmp_path: Path) -> None:
+    import numpy as np
+
+    family = load_scorer(save_language_model("zerank", tmp_path)).family
+    raw = np.array([-30.0, 0.0, 5.5754, 20.0], dtype=np.float32)
+    np.testing.assert_allclose(family.activate(raw), 1 / (1 + np.exp(-raw.astype(np.float64) / 5)), rtol=1e-6)
+    assert family.score_scale == "relevance_score = sigmoid(raw score / 5), 0 to 1; raw score = logit 'Yes'"

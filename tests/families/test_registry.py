@@ -119,7 +119,6 @@ def test_declarations_that_are_computed_so_are_accepted(tmp_path: Path, changes:
         ({"architectures": ["BertForMaskedLM"], "model_type": "bert"}, ["BertForSequenceClassification", "BertModel"]),
         ({"architectures": ["DebertaV3ForSequenceClassification"]}, ["DebertaV2ForSequenceClassification"]),
         ({"architectures": ["OurReranker"], "model_type": "xlm-roberta"}, ["XLMRobertaForSequenceClassification"]),
-        ({"architectures": ["LlamaForSequenceClassification"], "model_type": "llama"}, []),
         (
             {"architectures": ["XLMRobertaForTokenClassification"], "model_type": "xlm-roberta"},
             ["XLMRobertaForSequenceClassification", "XLMRobertaModel"],

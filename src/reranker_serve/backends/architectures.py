@@ -7,14 +7,14 @@ reads one row of hidden states. An architecture without a row runs padded, throu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from reranker_serve.backends.layers import vector_reader
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, Readout, VectorsReadout
+from reranker_serve.types import ClassifierReadout, HeadReadout, NextTokenReadout, Readout, VectorsReadout
 
 # (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]
 Head = Callable[[Any, Tensor], Tensor]
@@ -96,7 +96,15 @@ ARCHITECTURES: dict[str, Architecture] = {
     "qwen3": Architecture(_language_model, causal=True),
     "qwen2": Architecture(_language_model, causal=True),
     "gemma": Architecture(_language_model, causal=True),
+    "llama": Architecture(_language_model, causal=True),
+    "mistral": Architecture(_language_model, causal=True),
 }
+
+
+def architecture_of(config: Any) -> Architecture | None:
+    """The row of a loaded model's configuration; None where it can only run padded, through its own forward."""
+    row = ARCHITECTURES.get(config.model_type)
+    return replace(row, causal=False) if row is not None and getattr(config, "is_causal", True) is False else row
 
 
 def reader(model: Any, architecture: Architecture, readout: Readout, layers: nn.Module) -> Callable[[Tensor], Tensor]:
@@ -112,4 +120,6 @@ def reader(model: Any, architecture: Architecture, readout: Readout, layers: nn.
         return lambda rows: rows.float() @ asked.T
     if isinstance(readout, ClassifierReadout):
         return lambda rows: architecture.head(model, rows[:, None])
+    if isinstance(readout, HeadReadout):
+        return layers
     return lambda rows: rows

@@ -71,5 +71,8 @@ def load_layers(folder: Path, layers: Sequence[Layer], dtype: torch.dtype, devic
 def _load(folder: Path, layer: Layer) -> nn.Module:
     module = Dense(layer) if isinstance(layer, DenseLayer) else Norm(layer.inputs)
     with safe_open(folder / layer.weights, "pt") as stored:  # which may hold the transformer as well
-        module.load_state_dict({name: stored.get_tensor(name) for name in layer.shapes})
+        tensors = {name: stored.get_tensor(name) for name in layer.shapes}
+    if isinstance(layer, DenseLayer):
+        tensors = {name.replace(f"{layer.tensor}.", "linear.", 1): tensor for name, tensor in tensors.items()}
+    module.load_state_dict(tensors)
     return module

@@ -23,7 +23,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from reranker_serve.backends.architectures import Architecture, reader
 from reranker_serve.backends.layout import Layout, Span, to_device
-from reranker_serve.types import EncodedItem, PooledReadout, Readout, VectorsReadout
+from reranker_serve.types import EncodedItem, HeadReadout, PooledReadout, Readout, VectorsReadout
 
 ATTENTION = "reranker_packed"
 
@@ -195,7 +195,8 @@ class PackedForward:
         self._read: Callable[[Tensor], Tensor] = reader(model, architecture, readout, layers)
         self._pooling = pooling(model, architecture, readout)
         # Vectors are compared in float32; a head takes what its weights are in.
-        self._rows_dtype = torch.float32 if isinstance(readout, PooledReadout | VectorsReadout) else model.dtype
+        in_float32 = isinstance(readout, PooledReadout | HeadReadout | VectorsReadout)
+        self._rows_dtype = torch.float32 if in_float32 else model.dtype
         self._causal = architecture.causal
         self._first_position = model.config.pad_token_id + 1 if architecture.starts_after_padding else 0
         self._token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
@@ -246,7 +247,7 @@ def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
 
     Of the encoder classifiers only ModernBERT and EuroBERT declare it; the others read the first token.
     """
-    if isinstance(readout, PooledReadout):
+    if isinstance(readout, PooledReadout | HeadReadout):
         return readout.mode
     if isinstance(readout, VectorsReadout):
         return "vectors"

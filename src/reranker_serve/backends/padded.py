@@ -14,7 +14,7 @@ from transformers import DynamicCache
 from reranker_serve.backends.architectures import Architecture, reader
 from reranker_serve.backends.layers import vector_reader
 from reranker_serve.backends.layout import by_prefix, to_device
-from reranker_serve.types import EncodedItem, PooledReadout, Readout, TokenArray, VectorsReadout
+from reranker_serve.types import EncodedItem, HeadReadout, PooledReadout, Readout, TokenArray, VectorsReadout
 
 # A bucket closes where its shortest sequence would be more than half padding.
 _LEAST_FILL = 0.5
@@ -28,6 +28,7 @@ class PaddedForward:
     def __init__(self, model: Any, readout: Readout, bucket_tokens: int, layers: nn.Module = _NO_LAYERS) -> None:
         self._model = model
         self._readout = readout
+        self._layers = layers
         self._vectors = vector_reader(readout, layers) if isinstance(readout, VectorsReadout) else None
         self._bucket_tokens = bucket_tokens
         self._pad = model.config.pad_token_id or 0
@@ -54,8 +55,9 @@ class PaddedForward:
         if self._token_types:
             inputs["token_type_ids"] = types
         output = self._model(**{name: tensor.to(self._model.device) for name, tensor in inputs.items()})
-        if isinstance(self._readout, PooledReadout):
-            return _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
+        if isinstance(self._readout, PooledReadout | HeadReadout):
+            pooled = _pool(output.last_hidden_state.float(), mask.to(self._model.device), self._readout.mode)
+            return self._layers(pooled) if isinstance(self._readout, HeadReadout) else pooled
         if self._vectors:
             return self._vectors(_rows_read(output.last_hidden_state, items))
         logits: Tensor = output.logits.float()

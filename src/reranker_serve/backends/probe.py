@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from reranker_serve.backends import packed
-from reranker_serve.backends.architectures import ARCHITECTURES
+from reranker_serve.backends.architectures import architecture_of
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.types import EncodedItem, FloatArray, PooledReadout, Readout, VectorsReadout
 
@@ -41,7 +41,7 @@ def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module)
 
     `layers` are those of the readout. The forward gives one row an item, or for vectors one each.
     """
-    architecture = ARCHITECTURES.get(model.config.model_type)
+    architecture = architecture_of(model.config)
     padded: Forward
     if architecture is not None and architecture.causal:
         padded = PaddedLanguageModel(model, architecture, readout, _PADDED_BUCKET_TOKENS, layers)
@@ -109,5 +109,5 @@ def random_items(config: Any, readout: Readout, seed: int = 0) -> list[EncodedIt
 
 
 def _causal(config: Any) -> bool:
-    architecture = ARCHITECTURES.get(config.model_type)
+    architecture = architecture_of(config)
     return architecture is not None and architecture.causal

@@ -31,6 +31,7 @@ from reranker_serve.errors import BackendError, ModelError, OutOfMemory
 from reranker_serve.types import (
     EncodedItem,
     FloatArray,
+    HeadReadout,
     Outputs,
     PooledReadout,
     Readout,
@@ -192,7 +193,7 @@ def _load_in(
     try:
         model = load_weights(checkpoint, readout, getattr(torch, precision), device)
         kind = CudaBackend if device.startswith("cuda") else TorchBackend
-        declared = readout.layers if isinstance(readout, VectorsReadout) else ()
+        declared = readout.layers if isinstance(readout, HeadReadout | VectorsReadout) else ()
         layers = load_layers(checkpoint.folder, declared, torch.float32, device)
         backend = kind(model.to(device).eval(), readout, device, quantization, layers)
         if device.startswith("cuda"):

@@ -22,11 +22,19 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends.adapter import Adapter, adapter_of
+from reranker_serve.backends.bidirectional import ordinary_config, read_both_ways
 from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.backends.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout, VectorsReadout
+from reranker_serve.types import (
+    ClassifierReadout,
+    HeadReadout,
+    NextTokenReadout,
+    PooledReadout,
+    Readout,
+    VectorsReadout,
+)
 
 _LONGEST_REASON = 300
 # Of transformers: to run a repository's code, or to install what reads quantized weights.
@@ -36,6 +44,7 @@ _MODEL_KINDS: dict[type[Readout], Any] = {
     ClassifierReadout: AutoModelForSequenceClassification,
     NextTokenReadout: AutoModelForCausalLM,
     PooledReadout: AutoModel,
+    HeadReadout: AutoModel,
     VectorsReadout: AutoModel,
 }
 
@@ -82,16 +91,14 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
     """
     _refuse_quantized(checkpoint)
     adapter = adapter_of(checkpoint.folder)
-    if device != "cpu":
-        model = _read(checkpoint, readout, dtype, device, adapter)
-        if adapter is not None:
-            adapter.merge(model, dtype, lambda _: None)
-        return model
-    model = _read(checkpoint, readout, "auto", device, adapter)
-    files = MappedFiles(checkpoint.folder.glob("*.safetensors"))
+    model = _read(checkpoint, readout, "auto" if device == "cpu" else dtype, device, adapter)
+    files = MappedFiles(checkpoint.folder.glob("*.safetensors") if device == "cpu" else ())
+    if getattr(model.config, "is_causal", True) is False:
+        read_both_ways(model)
     if adapter is not None:
         adapter.merge(model, dtype, lambda stored: _give_back(stored, files))
-    _convert(model, readout, dtype, files)
+    if device == "cpu":
+        _convert(model, readout, dtype, files)
     return model
 
 
@@ -172,10 +179,13 @@ def _read(
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
-    kind, source = _MODEL_KINDS[type(readout)], {"pretrained_model_name_or_path": folder}
+    kind = _MODEL_KINDS[type(readout)]
+    source: dict[str, Any] = {"pretrained_model_name_or_path": folder}
     try:
         if checkpoint.renames is not None:
             kind, source = translated(checkpoint, checkpoint.renames)
+        elif (config := ordinary_config(checkpoint)) is not None:
+            source["config"] = config
         model, report = kind.from_pretrained(
             **source,
             dtype=dtype,

@@ -9,27 +9,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cut import encode_documents, framed_pieces
-from reranker_serve.families.modules import read_modules
+from reranker_serve.families.modules import read_max_length, read_modules, read_pooling
 from reranker_serve.families.tokenizer import TextEncoder, join
 from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, PooledReadout, Pooling, Token
 
-# The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
-_POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
-_POOLING_FLAG = {
-    "pooling_mode_cls_token": "cls",
-    "pooling_mode_mean_tokens": "mean",
-    "pooling_mode_lasttoken": "lasttoken",
-    "pooling_mode_max_tokens": "max",
-    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
-    "pooling_mode_weightedmean_tokens": "weightedmean",
-}
 # Where each side's prompt is looked for, in this order, as the reference of sentence-transformers'
 # encode_query and encode_document tells; neither falls back to `default_prompt_name`.
 _QUERY_PROMPTS = ("query",)
@@ -45,7 +34,7 @@ class EmbeddingConfig:
     query_prompt: str
     document_prompt: str
     lowercase: bool
-    max_length: int | None
+    max_length: float | None
 
 
 class BiEncoder:
@@ -113,32 +102,19 @@ def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
             f"{folder}: the modules {', '.join(kinds) or '(none)'} are not supported;"
             " an embedding model may have Transformer, Pooling and Normalize"
         )
-    pooling = checkpoint.read(modules[1].config, {})
-    declared = checkpoint.read("config_sentence_transformers.json", {})
-    tokenizer = checkpoint.read("tokenizer_config.json", {})
-    transformer = checkpoint.read(str(Path(modules[0].path, "sentence_bert_config.json")), {})
+    declared = checkpoint.read_object("config_sentence_transformers.json")
+    transformer = checkpoint.read_object(str(Path(modules[0].path, "sentence_bert_config.json")))
     prompts = declared.get("prompts") or {}
     query_prompt = _first(prompts, _QUERY_PROMPTS)
     document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
-    if pooling.get("include_prompt") is False and (query_prompt or document_prompt):
-        raise ModelError(f"{folder}: a prompt that is left out of pooling (include_prompt: false) is not supported")
+    pooling = read_pooling(checkpoint, modules[1], prompted=bool(query_prompt or document_prompt))
     return EmbeddingConfig(
-        pooling=_pooling_mode(folder, pooling),
+        pooling=pooling,
         query_prompt=query_prompt,
         document_prompt=document_prompt,
         lowercase=bool(transformer.get("do_lower_case")),
-        max_length=transformer.get("max_seq_length") or tokenizer.get("model_max_length"),
+        max_length=read_max_length(checkpoint, modules[0].path),
     )
-
-
-def _pooling_mode(folder: Path, config: dict[str, Any]) -> Pooling:
-    declared = config.get("pooling_mode")
-    if declared is None:
-        flags = [mode for flag, mode in _POOLING_FLAG.items() if config.get(flag)]
-        declared = flags[0] if len(flags) == 1 else flags
-    if not isinstance(declared, str) or declared not in _POOLING:
-        raise ModelError(f"{folder}: pooling {declared} is not supported; supported are {', '.join(_POOLING)}")
-    return _POOLING[declared]
 
 
 def _first(prompts: dict[str, str], names: Sequence[str]) -> str:

@@ -1,27 +1,44 @@
-"""Encoder classifiers: query and document in one sequence, one logit (bge, MiniLM, gte, ...)."""
+"""Encoders of pairs: query and document in one sequence, one number (bge, MiniLM, gte, ettin, ...)."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from reranker_serve.families.cut import encode_documents, end, pieces
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, Token
+from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, HeadReadout, Token
+
+
+@dataclass(frozen=True, slots=True)
+class PairConfig:
+    """What the metadata of sentence-transformers says of the texts of a pair."""
+
+    query_prompt: str = ""
+    lowercase: bool = False
 
 
 class CrossEncoder:
     """Raw score = the classifier's logit; relevance = its sigmoid, applied once, here."""
 
     name = "cross_encoder"
-    readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(logit), 0 to 1; raw score = the logit"
     takes_instruction = False
     prompt = None
 
-    def __init__(self, encoder: TextEncoder, max_length: int) -> None:
+    def __init__(
+        self,
+        encoder: TextEncoder,
+        max_length: int,
+        readout: ClassifierReadout | HeadReadout | None = None,
+        query_prompt: str = "",
+    ) -> None:
+        self.readout = readout or ClassifierReadout()
         self._encoder = encoder
+        self._query_prompt = encoder.own(query_prompt)
+        # The last blank of the prompt becomes one token with the word that follows.
+        self._prompt_length = len(encoder.encode([self._query_prompt.rstrip()], max_length)[0])
         self.max_length_bounds = (encoder.pair.overhead + 2, max_length)
 
     def encode(
@@ -30,8 +47,8 @@ class CrossEncoder:
         """One item a document or chunk; see `split_budget` for what is cut when a pair is too long."""
         template, side = self._encoder.pair, self._encoder.truncation_side
         budget = max_length - template.overhead
-        whole = encode_documents(self._encoder, [query], budget, Cut(side=side))[0]
-        query_ids = whole[: cut.query_tokens]
+        whole = encode_documents(self._encoder, [self._query_prompt + query], budget, Cut(side=side))[0]
+        query_ids = whole if cut.query_tokens is None else whole[: self._prompt_length + cut.query_tokens]
         if side == "left":  # as the model's own library cuts, whatever is asked
             cut = replace(cut, side=side)
         items, truncated, chunks, query_truncated = [], [], [], len(query_ids) < len(whole)
@@ -59,13 +76,12 @@ class CrossEncoder:
 class TwoLabels(CrossEncoder):
     """Raw score = the logit of the label `relevant` - the other's; its sigmoid is the softmax of the two."""
 
-    readout = ClassifierReadout(2)
     score_scale = (
         "relevance_score = softmax of the two logits, 0 to 1; raw score = their difference, relevant - irrelevant"
     )
 
-    def __init__(self, encoder: TextEncoder, max_length: int, relevant: int) -> None:
-        super().__init__(encoder, max_length)
+    def __init__(self, encoder: TextEncoder, max_length: int, relevant: int, query_prompt: str = "") -> None:
+        super().__init__(encoder, max_length, ClassifierReadout(2), query_prompt)
         self._relevant = relevant
 
     def combine(self, outputs: FloatArray) -> FloatArray:

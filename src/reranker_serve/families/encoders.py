@@ -5,12 +5,14 @@ from __future__ import annotations
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
-from reranker_serve.families.cross_encoder import CrossEncoder, TwoLabels
+from reranker_serve.families.cross_encoder import CrossEncoder, PairConfig, TwoLabels
 from reranker_serve.families.kinds import Kind, refuse_prompt
 from reranker_serve.families.labels import relevant_label
 from reranker_serve.families.late_config import STANFORD, is_late_interaction, read_declared
 from reranker_serve.families.late_interaction import LateInteraction
 from reranker_serve.families.late_tokens import resolve
+from reranker_serve.families.modular import has_head, read_head, read_pair_config
+from reranker_serve.families.modules import read_max_length
 from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
@@ -53,15 +55,36 @@ EMBEDDING_MODELS = (
     "ModernBertModel",
     "MPNetModel",
 )
+# Those that a head in modules of its own may stand behind.
+ENCODERS = (*EMBEDDING_MODELS, "DebertaV2Model")
 
 
 def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
-    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary, trusted=settings.trust_text)
-    if "max_length" not in settings.model_fields_set:
-        max_length = int(min(max_length, encoder.longest))
-    relevant = relevant_label(checkpoint)
-    return CrossEncoder(encoder, max_length) if relevant is None else TwoLabels(encoder, max_length, relevant)
+    texts, relevant = read_pair_config(checkpoint), relevant_label(checkpoint)
+    encoder = _pair_encoder(checkpoint, texts, settings)
+    most = _narrowed(max_length, encoder.longest, settings)
+    if relevant is None:
+        return CrossEncoder(encoder, most, query_prompt=texts.query_prompt)
+    return TwoLabels(encoder, most, relevant, texts.query_prompt)
+
+
+def _modular_cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
+    refuse_prompt(checkpoint, settings)
+    texts = read_pair_config(checkpoint)
+    encoder = _pair_encoder(checkpoint, texts, settings)
+    most = _narrowed(max_length, read_max_length(checkpoint), settings)
+    return CrossEncoder(encoder, most, read_head(checkpoint), texts.query_prompt)
+
+
+def _pair_encoder(checkpoint: Checkpoint, texts: PairConfig, settings: Settings) -> TextEncoder:
+    return TextEncoder(
+        checkpoint.folder,
+        checkpoint.vocabulary,
+        own=(texts.query_prompt,),
+        lowercase=texts.lowercase,
+        trusted=settings.trust_text,
+    )
 
 
 def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
@@ -79,9 +102,12 @@ def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> 
             f"{checkpoint.folder / 'tokenizer_config.json'}: truncation_side is left, which would take the prompt of an"
             " embedding model: it is not supported; set it to right, and long texts lose their end"
         )
-    if "max_length" not in settings.model_fields_set and config.max_length:
-        max_length = int(min(max_length, config.max_length))
-    return BiEncoder(encoder, config, checkpoint.hidden_size, max_length)
+    return BiEncoder(encoder, config, checkpoint.hidden_size, _narrowed(max_length, config.max_length, settings))
+
+
+def _narrowed(max_length: int, declared: float | None, settings: Settings) -> int:
+    """No more tokens than a folder declares, unless more were asked for."""
+    return int(min(max_length, declared)) if declared and "max_length" not in settings.model_fields_set else max_length
 
 
 def _check_classifier(checkpoint: Checkpoint) -> None:
@@ -134,12 +160,23 @@ def _check_modules(checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_head(checkpoint: Checkpoint) -> None:
+    read_head(checkpoint)
+
+
 CROSS_ENCODER = Kind(
     "cross-encoder",
     CROSS_ENCODERS,
     lambda checkpoint: checkpoint.architecture in CROSS_ENCODERS,
     _cross_encoder,
     _check_classifier,
+)
+MODULAR_CROSS_ENCODER = Kind(
+    "modular cross-encoder",
+    ENCODERS,
+    lambda checkpoint: checkpoint.architecture in ENCODERS and has_head(checkpoint),
+    _modular_cross_encoder,
+    _check_head,
 )
 EMBEDDING_MODEL = Kind(
     "embedding model",

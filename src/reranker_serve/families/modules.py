@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from safetensors import SafetensorError, safe_open
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.layers import Activation, DenseLayer, Layer, NormLayer
+from reranker_serve.types import Pooling
 
 _ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity",
@@ -25,6 +26,17 @@ _ACTIVATIONS: dict[str, Activation] = {
     "Tanh": "tanh",
 }
 _WEIGHTS = "model.safetensors"
+
+# The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
+_POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
+_POOLING_FLAG = {
+    "pooling_mode_cls_token": "cls",
+    "pooling_mode_mean_tokens": "mean",
+    "pooling_mode_lasttoken": "lasttoken",
+    "pooling_mode_max_tokens": "max",
+    "pooling_mode_mean_sqrt_len_tokens": "mean_sqrt_len_tokens",
+    "pooling_mode_weightedmean_tokens": "weightedmean",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,15 +59,19 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
     return tuple(Module(str(row.get("type", "")).rsplit(".", 1)[-1], str(row.get("path", ""))) for row in rows)
 
 
-def read_layers(checkpoint: Checkpoint, modules: Sequence[Module], width: int, feature: str) -> tuple[Layer, ...]:
-    """The layers that modules are, applied to vectors of `width` numbers, which sentence-transformers calls `feature`.
+def read_layers(
+    checkpoint: Checkpoint, modules: Sequence[Module], width: int, feature: str, result: str | None = None
+) -> tuple[Layer, ...]:
+    """The layers that modules are, applied to vectors of `width` numbers, one after the other.
 
+    sentence-transformers calls the vectors `feature`, and what comes out of the last layer `result`, if not the same.
     Raises `ModelError` with one line that names the file and the key: for a module that is no layer, an activation that
     is not known, a width that does not fit the one before, and weights that are missing or of another shape.
     """
     layers: list[Layer] = []
     for module in modules:
-        layer = _read_layer(checkpoint, module, feature)
+        gives = feature if module is not modules[-1] else result or feature
+        layer = _read_layer(checkpoint, module, {"module_input_name": feature, "module_output_name": gives})
         if layer.inputs != width:
             key = "in_features" if isinstance(layer, DenseLayer) else "dimension"
             raise ModelError(
@@ -68,19 +84,50 @@ def read_layers(checkpoint: Checkpoint, modules: Sequence[Module], width: int, f
     return tuple(layers)
 
 
-def _read_layer(checkpoint: Checkpoint, module: Module, feature: str) -> Layer:
+def read_pooling(checkpoint: Checkpoint, module: Module, *, prompted: bool) -> Pooling:
+    """What a Pooling module declares; `prompted` where texts have a prompt. Raises `ModelError`."""
+    folder, config = checkpoint.folder, checkpoint.read_object(module.config)
+    if prompted and config.get("include_prompt") is False:
+        raise ModelError(f"{folder}: a prompt that is left out of pooling (include_prompt: false) is not supported")
+    declared = config.get("pooling_mode")
+    if declared is None:
+        flags = [mode for flag, mode in _POOLING_FLAG.items() if config.get(flag)]
+        declared = flags[0] if len(flags) == 1 else flags
+    if not isinstance(declared, str) or declared not in _POOLING:
+        raise ModelError(f"{folder}: pooling {declared} is not supported; supported are {', '.join(_POOLING)}")
+    return _POOLING[declared]
+
+
+def read_max_length(checkpoint: Checkpoint, transformer: str = "") -> float | None:
+    """Most tokens of a text or pair, if the files say it; `transformer` is the path of the module of that name."""
+    config = checkpoint.read_object(str(Path(transformer, "sentence_bert_config.json")))
+    declared: float | None = config.get("max_seq_length")
+    return declared or checkpoint.read_object("tokenizer_config.json").get("model_max_length")
+
+
+def read_tensor_layer(checkpoint: Checkpoint, tensor: str, inputs: int, outputs: int) -> Layer:
+    """A layer without bias whose weight lies among the transformer's own, as `tensor`. Raises `ModelError`."""
+    index = checkpoint.read_object(f"{_WEIGHTS}.index.json").get("weight_map") or {}
+    weights = str(index.get(f"{tensor}.weight", _WEIGHTS))
+    layer = DenseLayer(weights, inputs, outputs, bias=False, activation="identity", tensor=tensor)
+    check_layer(checkpoint, layer)
+    return layer
+
+
+def _read_layer(checkpoint: Checkpoint, module: Module, names: Mapping[str, str]) -> Layer:
     path, config = checkpoint.folder / module.config, checkpoint.read(module.config, None)
     if not isinstance(config, dict):
         raise ModelError(f"{path} is missing or not an object: download the model again")
     weights = str(Path(module.path, _WEIGHTS))
+    for key, name in names.items():
+        if config.get(key, name) != name:
+            raise ModelError(f"{path}: {key} is {config[key]!r}, but it must be {name} where this module stands")
     if module.kind == "LayerNorm":
         return NormLayer(weights, _count(path, config, "dimension"))
     if module.kind != "Dense":
         raise ModelError(
             f"{checkpoint.folder / 'modules.json'}: the module {module.kind} is no layer that is supported"
         )
-    if config.get("module_input_name", feature) != feature:
-        raise ModelError(f"{path}: module_input_name is {config['module_input_name']!r}, not {feature}: not supported")
     return DenseLayer(
         weights,
         _count(path, config, "in_features"),
@@ -113,6 +160,11 @@ def _activation(path: Path, config: dict[str, Any]) -> Activation:
 def check_layer(checkpoint: Checkpoint, layer: Layer) -> None:
     """Raises `ModelError` unless the layer's weights are in the folder, in its shape."""
     path = checkpoint.folder / layer.weights
+    if not path.is_file() and path.with_name("pytorch_model.bin").is_file():
+        raise ModelError(
+            f"{path} is missing: pytorch_model.bin beside it is pickled, which can run code when loaded; save the model"
+            " again with a current sentence-transformers"
+        )
     if not path.is_file():
         raise ModelError(f"{path} is missing: the model needs it, with {' and '.join(layer.shapes)}; download it again")
     try:

@@ -9,24 +9,26 @@ is encoded as plain characters.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
     """One template.
 
-    `before` ends where the `document` piece begins; its pieces hold `{instruction}` or `{query}`
-    or neither. A piece with `{instruction}` is left out where there is no instruction. `control`
-    are the tokens of the template that must be one id each.
+    `before` ends where the `document` piece begins, and `after` begins behind it; their pieces hold
+    `{instruction}` or `{query}` or neither. A piece with `{instruction}` is left out where there is no
+    instruction. `control` are the tokens of the template that must be one id each. `strips`: texts lose
+    the white space around them. `shared`: the model is causal, so what stands before the document is
+    computed once.
 
     `answers` are those whose logits make the score: the first minus the second, or the first
-    alone. Relevance = sigmoid(score - shift); `shift_by_width` holds (hidden size, shift) of
-    the checkpoints that differ.
+    alone. Relevance = sigmoid((score - shift) / divisor); `shift_by_width` holds (hidden size, shift)
+    of the checkpoints that differ.
 
     How it is known from a checkpoint: `sign` is a sentence of it that stands in a chat template,
-    `repositories` are those it was published in, and a `model_type` with a vocabulary of at most
-    `vocabulary` tokens was published with no other prompt.
+    `repositories` are those it was published in, and of its `model_type` no other reranker has one of
+    the `shapes`: vocabulary, hidden size and layers.
     """
 
     name: str
@@ -35,17 +37,24 @@ class Prompt:
     after: tuple[str, ...]
     control: tuple[str, ...]
     answers: tuple[str, ...]
-    sign: str
     repositories: tuple[str, ...]
     model_type: str
-    vocabulary: int = 0
+    sign: str | None = None
+    shapes: tuple[tuple[int, int, int], ...] = ()
     instruction: str | None = None
+    strips: bool = False
+    shared: bool = True
     shift: float = 0.0
     shift_by_width: tuple[tuple[int, float], ...] = ()
+    divisor: float = 1.0
+
+    @property
+    def pieces(self) -> tuple[str, ...]:
+        return (*self.before, self.document, *self.after)
 
     @property
     def takes_instruction(self) -> bool:
-        return any("{instruction}" in piece for piece in self.before)
+        return any("{instruction}" in piece for piece in self.pieces)
 
     def shift_of(self, hidden_size: int) -> float:
         return dict(self.shift_by_width).get(hidden_size, self.shift)
@@ -72,8 +81,8 @@ QWEN3_RERANKER = Prompt(
     sign="Judge whether the Document meets the requirements based on the Query and the Instruct provided.",
     repositories=("Qwen/Qwen3-Reranker-0.6B", "Qwen/Qwen3-Reranker-4B", "Qwen/Qwen3-Reranker-8B"),
     model_type="qwen3",
-    # The size of the tokenizer. Qwen3's chat and base models pad theirs to 151,936.
-    vocabulary=151_669,
+    # The size of the tokenizer. Qwen3's chat and base models of these sizes pad theirs to 151,936.
+    shapes=((151_669, 1024, 28), (151_669, 2560, 36), (151_669, 4096, 36)),
     instruction="Given a web search query, retrieve relevant passages that answer the query",
 )
 
@@ -123,4 +132,67 @@ MXBAI_V2 = Prompt(
     shift_by_width=((896, 4.5),),
 )
 
-PROMPTS = {prompt.name: prompt for prompt in (QWEN3_RERANKER, BGE_GEMMA, MXBAI_V2)}
+# https://huggingface.co/zeroentropy/zerank-2-reranker: the query is the system's turn, the document the user's.
+ZERANK = Prompt(
+    name="zerank",
+    before=("<|im_start|>system\n", "{query}", "<|im_end|>\n<|im_start|>user\n"),
+    document="{document}",
+    after=("<|im_end|>\n<|im_start|>assistant\n",),
+    control=("<|im_start|>", "<|im_end|>"),
+    answers=("Yes",),
+    repositories=(
+        "zeroentropy/zerank-1",
+        "zeroentropy/zerank-1-reranker",
+        "zeroentropy/zerank-1-small",
+        "zeroentropy/zerank-1-small-reranker",
+        "zeroentropy/zerank-2",
+        "zeroentropy/zerank-2-reranker",
+    ),
+    model_type="qwen3",
+    strips=True,
+    divisor=5.0,
+)
+
+# https://huggingface.co/ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b: the document stands before the query,
+# and the score is the logit of token 0, which Qwen3's tokenizer spells "!".
+CTXL_V2 = Prompt(
+    name="ctxl-rerank-v2",
+    before=("Check whether a given document contains information helpful to answer the query.\n<Document>",),
+    document=" {document}\n",
+    after=("<Query>", " {query}", " {instruction}", " ??"),
+    control=(),
+    answers=("!",),
+    sign="Check whether a given document contains information helpful to answer the query.",
+    repositories=(
+        "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b",
+        "ContextualAI/ctxl-rerank-v2-instruct-multilingual-2b",
+    ),
+    model_type="qwen3",
+)
+
+# The largest of them is a Mistral: its texts have a beginning, and token 0 is another.
+CTXL_V2_6B = replace(
+    CTXL_V2,
+    name="ctxl-rerank-v2-6b",
+    before=("<s>", *CTXL_V2.before),
+    control=("<s>",),
+    answers=("<unk>",),
+    repositories=("ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b",),
+    model_type="mistral",
+)
+
+PROMPTS = {prompt.name: prompt for prompt in (QWEN3_RERANKER, BGE_GEMMA, MXBAI_V2, ZERANK, CTXL_V2, CTXL_V2_6B)}
+
+# https://huggingface.co/nvidia/llama-nemotron-rerank-1b-v2: one text, read in both directions. It is no choice of
+# RERANKER_PROMPT, as its architecture has no other.
+NEMOTRON = Prompt(
+    name="llama-nemotron-rerank",
+    before=("<|begin_of_text|>", "question:{query} \n \n"),
+    document=" passage:{document}",
+    after=(),
+    control=("<|begin_of_text|>",),
+    answers=(),
+    repositories=(),
+    model_type="llama_bidirec",
+    shared=False,
+)

@@ -65,6 +65,11 @@ REFUSALS = (
 )
 
 
+def is_refused(checkpoint: Checkpoint) -> bool:
+    """Whether a folder's model is known and not served, whatever its architecture."""
+    return any(known.means(checkpoint) for known in REFUSALS)
+
+
 def refusal(checkpoint: Checkpoint, served: Sequence[str]) -> str:
     """One line for a checkpoint that is of none of the architectures that are `served`."""
     folder, architecture = checkpoint.folder, checkpoint.architecture

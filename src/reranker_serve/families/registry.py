@@ -6,15 +6,29 @@ from pathlib import Path
 
 from reranker_serve.checkpoint import Checkpoint, check_weights, read_folder
 from reranker_serve.errors import ModelError, SettingsError
-from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, LATE_INTERACTION
+from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, LATE_INTERACTION, MODULAR_CROSS_ENCODER
 from reranker_serve.families.kinds import Kind
-from reranker_serve.families.language_models import CONVERTED_LANGUAGE_MODEL, LANGUAGE_MODEL
-from reranker_serve.families.refusals import refusal
+from reranker_serve.families.language_models import (
+    BIDIRECTIONAL_LANGUAGE_MODEL,
+    CONVERTED_LANGUAGE_MODEL,
+    LANGUAGE_MODEL,
+    MODULAR_LANGUAGE_MODEL,
+)
+from reranker_serve.families.refusals import is_refused, refusal
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
 # The first that a folder tells of is its kind.
-KINDS: tuple[Kind, ...] = (LATE_INTERACTION, CROSS_ENCODER, EMBEDDING_MODEL, LANGUAGE_MODEL, CONVERTED_LANGUAGE_MODEL)
+KINDS: tuple[Kind, ...] = (
+    LATE_INTERACTION,
+    CROSS_ENCODER,
+    MODULAR_CROSS_ENCODER,
+    EMBEDDING_MODEL,
+    LANGUAGE_MODEL,
+    CONVERTED_LANGUAGE_MODEL,
+    MODULAR_LANGUAGE_MODEL,
+    BIDIRECTIONAL_LANGUAGE_MODEL,
+)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:
@@ -29,7 +43,7 @@ def kind_of(checkpoint: Checkpoint) -> Kind:
     """Raises `ModelError` with one line for what is none of those that are served."""
     # Without a model type its code is all that tells what it is, whatever class its name is that of.
     own = checkpoint.config.get("auto_map") and not checkpoint.config.get("model_type")
-    for kind in () if own else KINDS:
+    for kind in () if own or is_refused(checkpoint) else KINDS:
         if kind.tells(checkpoint):
             return kind
     raise ModelError(refusal(checkpoint, [name for kind in KINDS for name in kind.architectures]))

@@ -30,6 +30,8 @@ class KnownModel:
 
 _CROSS = "tests/families/test_cross_encoder_parity.py"
 _YES_NO = "tests/families/test_yes_no_parity.py"
+_MODULAR = "tests/families/test_modular_cross_encoder.py"
+_BIDIRECTIONAL = "tests/families/test_bidirectional.py"
 _LATE = "tests/families/test_late_interaction_parity.py"
 
 KNOWN_MODELS: tuple[KnownModel, ...] = (
@@ -155,6 +157,23 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         commercial=False,
     ),
     KnownModel(
+        (
+            "cross-encoder/ettin-reranker-17m-v1",
+            "cross-encoder/ettin-reranker-32m-v1",
+            "cross-encoder/ettin-reranker-68m-v1",
+            "cross-encoder/ettin-reranker-150m-v1",
+            "cross-encoder/ettin-reranker-400m-v1",
+            "cross-encoder/ettin-reranker-1b-v1",
+        ),
+        "modular cross-encoder",
+        "modernbert",
+        "17M, 32M, 68M, 150M, 400M, 1B",
+        "English",
+        7999,
+        "apache-2.0",
+        _MODULAR,
+    ),
+    KnownModel(
         ("Qwen/Qwen3-Reranker-0.6B", "Qwen/Qwen3-Reranker-4B", "Qwen/Qwen3-Reranker-8B"),
         "language model",
         "qwen3",
@@ -183,6 +202,42 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
         32768,
         "apache-2.0",
         _YES_NO,
+    ),
+    KnownModel(
+        ("zeroentropy/zerank-2-reranker", "zeroentropy/zerank-1-reranker", "zeroentropy/zerank-1-small-reranker"),
+        "language model",
+        "qwen3",
+        "4B, 4B, 1.7B",
+        "many",
+        32768,
+        "cc-by-nc-4.0 or apache-2.0: see the card",
+        _YES_NO,
+        commercial=False,
+    ),
+    KnownModel(
+        (
+            "ContextualAI/ctxl-rerank-v2-instruct-multilingual-1b",
+            "ContextualAI/ctxl-rerank-v2-instruct-multilingual-2b",
+            "ContextualAI/ctxl-rerank-v2-instruct-multilingual-6b",
+        ),
+        "language model",
+        "qwen3",
+        "1B, 2B, 6B",
+        "many",
+        32768,
+        "cc-by-nc-sa-4.0",
+        _YES_NO,
+        commercial=False,
+    ),
+    KnownModel(
+        ("nvidia/llama-nemotron-rerank-1b-v2", "nvidia/llama-nemotron-rerank-500m-v2"),
+        "bidirectional language model",
+        "llama",
+        "1B, 500M",
+        "many",
+        8192,
+        "NVIDIA Open Model, Llama 3.2",
+        _BIDIRECTIONAL,
     ),
     KnownModel(
         ("BAAI/bge-reranker-v2-gemma",),
