@@ -159,6 +159,11 @@ def _activation(path: Path, config: dict[str, Any]) -> Activation:
 
 def _check_weights(checkpoint: Checkpoint, layer: Layer) -> None:
     path = checkpoint.folder / layer.weights
+    if not path.is_file() and path.with_name("pytorch_model.bin").is_file():
+        raise ModelError(
+            f"{path} is missing: pytorch_model.bin beside it is pickled, which can run code when loaded; save the model"
+            " again with a current sentence-transformers"
+        )
     if not path.is_file():
         raise ModelError(f"{path} is missing: the model needs it, with {' and '.join(layer.shapes)}; download it again")
     try:
