@@ -235,6 +235,15 @@ def test_several_labels_are_no_reranker(tmp_path: Path) -> None:
         read_checkpoint(save("ettin", tmp_path / "model", [three]))
 
 
+@pytest.mark.parametrize("name", ["ettin", "last", "padded"])
+def test_half_precision_changes_little(tmp_path: Path, name: str) -> None:
+    folder = save(name, tmp_path / "model")
+    half = load_scorer(folder, use_fp16="true")
+    expected = raw_scores(load_scorer(folder), QUERY, DOCUMENTS)
+    spread = np.ptp(expected)
+    np.testing.assert_allclose(raw_scores(half, QUERY, DOCUMENTS), expected, atol=0.1 * spread, rtol=0)
+
+
 def test_in_half_precision_the_head_computes_in_float32(saved: Path) -> None:
     whole, half = (
         load_scorer(saved),

@@ -89,6 +89,10 @@ def change(path: str, **values: Any) -> Callable[[Path], None]:
     return apply
 
 
+def pickle(folder: Path) -> None:
+    (folder / "1_Dense/model.safetensors").rename(folder / "1_Dense/pytorch_model.bin")
+
+
 def drop_tensor(folder: Path) -> None:
     path = folder / "2_LayerNorm/model.safetensors"
     save_file({"norm.weight": load_file(path)["norm.weight"]}, path)
@@ -117,6 +121,7 @@ def drop_tensor(folder: Path) -> None:
         ),
         (change("1_Dense/config.json", bias=True), r"1_Dense/model\.safetensors has no linear\.bias"),
         (change("3_Dense/config.json", out_features=2), r"3_Dense/model\.safetensors: linear\.weight is \[1, 8\], but"),
+        (pickle, r"1_Dense/model\.safetensors is missing: pytorch_model\.bin beside it is pickled"),
         (drop_tensor, r"2_LayerNorm/model\.safetensors has no norm\.bias"),
         (lambda folder: (folder / "1_Dense/model.safetensors").unlink(), r"1_Dense/model\.safetensors is missing"),
         (
