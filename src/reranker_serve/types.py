@@ -174,6 +174,9 @@ class Encoded:
 
     `chunks` has each document's number of items, which stand together and come last; before them may stand items of
     the query alone. `unit` is the raw score that `Family.activate` counts as one, where that depends on the query.
+
+    A listwise family has `blocks`: for each item, which holds several documents, how many of its tokens count as each
+    document's; in sum all.
     """
 
     items: tuple[EncodedItem, ...]
@@ -181,11 +184,12 @@ class Encoded:
     query_truncated: bool
     chunks: tuple[int, ...]
     unit: float = 1.0
+    blocks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def first(self) -> int:
         """Where the documents' items begin."""
-        return len(self.items) - sum(self.chunks)
+        return 0 if self.blocks else len(self.items) - sum(self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,6 +258,11 @@ class Family(Protocol):
 
     @property
     def takes_instruction(self) -> bool: ...
+
+    @property
+    def listwise(self) -> bool:
+        """Whether a score depends on the other documents of the request, and on their order."""
+        ...
 
     @property
     def prompt(self) -> str | None:

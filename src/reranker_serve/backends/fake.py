@@ -36,6 +36,7 @@ class FakeFamily:
     """One token a word; ids are hashes of the lower-cased words, query and document apart by 0."""
 
     name = "fake"
+    listwise = False
     readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(raw score); raw score = shared words - 1"
     takes_instruction = False

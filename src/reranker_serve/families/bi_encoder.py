@@ -52,6 +52,7 @@ class BiEncoder:
     """Raw score = cosine of query and document; relevance = the cosine clipped at 0."""
 
     name = "bi_encoder"
+    listwise = False
     score_scale = "relevance_score = cosine similarity clipped at 0, 0 to 1; raw score = the cosine, -1 to 1"
     takes_instruction = False
     prompt = None

@@ -14,6 +14,7 @@ class CrossEncoder:
     """Raw score = the classifier's logit; relevance = its sigmoid, applied once, here."""
 
     name = "cross_encoder"
+    listwise = False
     readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(logit), 0 to 1; raw score = the logit"
     takes_instruction = False

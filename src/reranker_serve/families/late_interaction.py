@@ -64,6 +64,7 @@ class LateInteraction:
     """
 
     name = "late_interaction"
+    listwise = False
     takes_instruction = False
     prompt = None
 

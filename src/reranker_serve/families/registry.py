@@ -9,11 +9,19 @@ from reranker_serve.errors import ModelError, SettingsError
 from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, LATE_INTERACTION
 from reranker_serve.families.kinds import Kind
 from reranker_serve.families.language_models import CONVERTED_LANGUAGE_MODEL, LANGUAGE_MODEL
+from reranker_serve.families.listwise_config import LISTWISE
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
 # The first that a folder tells of is its kind.
-KINDS: tuple[Kind, ...] = (LATE_INTERACTION, CROSS_ENCODER, EMBEDDING_MODEL, LANGUAGE_MODEL, CONVERTED_LANGUAGE_MODEL)
+KINDS: tuple[Kind, ...] = (
+    LATE_INTERACTION,
+    CROSS_ENCODER,
+    EMBEDDING_MODEL,
+    LANGUAGE_MODEL,
+    CONVERTED_LANGUAGE_MODEL,
+    LISTWISE,
+)
 
 
 def read_checkpoint(folder: Path) -> Checkpoint:

@@ -73,6 +73,7 @@ class YesNo:
     """
 
     name = "yes_no"
+    listwise = False
 
     def __init__(self, folder: Path, prompt: Prompt, max_length: int, shift: float, classifier: bool) -> None:
         self.prompt = prompt.name

@@ -1,0 +1,216 @@
+"""Listwise models: all documents of a request stand in one causal sequence, and are told apart by markers.
+
+The recipe is that of `rerank` in https://huggingface.co/jinaai/jina-reranker-v3, with one intended difference: text is
+data. Its pieces are tokenized apart where no word of the tokenizer can cross: behind a line's end, and behind a digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from reranker_serve.errors import InvalidRequest, ModelError
+from reranker_serve.families.cut import encode_documents, framed_pieces
+from reranker_serve.families.tokenizer import TextEncoder, encode_with_control_tokens
+from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, Token, TokenArray, VectorsReadout
+
+PROMPT = "jina-reranker-v3"
+BLOCK_DOCUMENTS = 125
+DOCUMENT_TOKENS = 2048
+QUERY_TOKENS = 512
+# Their hidden states are a document's vector and the query's. The recipe takes these spellings out of texts.
+MARKERS = ("<|embed_token|>", "<|rerank_token|>")
+
+_SYSTEM = (
+    "<|im_start|>system\nYou are a search relevance expert who can determine a ranking of the passages based on how"
+    " relevant they are to the query. If the query is a question, how relevant a passage is depends on how well it"
+    " answers the question. If not, try to analyze the intent of the query and assess how well each passage satisfies"
+    " the intent. If an instruction is provided, you should follow the instruction when determining the ranking."
+    "<|im_end|>\n<|im_start|>user\n"
+)
+_ASK = (
+    "I will provide you with {} passages, each indicated by a numerical identifier. Rank the passages based on their"
+    " relevance to query: "
+)
+_OPEN, _CLOSE = '<passage id="', "\n</passage>\n"
+_BEFORE_DOCUMENT = '">\n'
+_BEFORE_QUERY = "<query>\n"
+_END = "\n</query><|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
+_CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", *MARKERS)
+_NOTHING = np.empty(0, dtype=np.int32)
+# Where a slice of a text ends, its last tokens may be others than in the whole.
+_EDGE_TOKENS = 128
+_LEAST_NORM = np.float32(1e-8)
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    """Texts and ids of a request that are the same in each of its blocks."""
+
+    query: str
+    instruction: TokenArray
+
+
+class Listwise:
+    """Raw score = cosine of the vectors of a document and the query; relevance = that, clipped at 0.
+
+    A score depends on the other documents and on their order, which is the caller's.
+    """
+
+    name = "listwise"
+    listwise = True
+    takes_instruction = True
+    prompt = PROMPT
+    score_scale = (
+        "relevance_score = cosine, clipped at 0, 0 to 1; raw score = cosine, -1 to 1; both depend on the other"
+        " documents of the request and their order"
+    )
+
+    def __init__(
+        self, folder: Path, readout: VectorsReadout, positions: int, document_tokens: int, vocabulary: int | None
+    ) -> None:
+        self.readout = readout
+        self._encoder = TextEncoder(folder, vocabulary)
+        self._positions = positions
+        self._system, self._end, *control = encode_with_control_tokens(folder, [_SYSTEM, _END, *_CONTROL])
+        split = [token for token, ids in zip(_CONTROL, control, strict=True) if len(ids) != 1]
+        if split:
+            raise ModelError(
+                f"{folder}: its tokenizer has no single token for {' and '.join(split)}, which the prompt {PROMPT}"
+                " needs: these are not the files of such a reranker"
+            )
+        self._document_marker, self._query_marker = control[-2:]
+        opens = [f"{_CLOSE if number else ''}{_OPEN}{number}" for number in range(BLOCK_DOCUMENTS)]
+        *self._opens, head = self._encoder.encode([*opens, _BEFORE_DOCUMENT], len(opens[-1]))
+        self._head = len(head)
+        template = len(self._block([head], _Question("", _NOTHING))[0])
+        room = positions - template - 2 * QUERY_TOKENS
+        if room < 1:
+            raise ModelError(
+                f"{folder / 'config.json'}: max_position_embeddings is {positions}, of which the prompt {PROMPT} leaves"
+                " no room for documents"
+            )
+        self._beside_texts = template
+        self.max_length_bounds = (1, min(document_tokens, room))
+
+    def encode(
+        self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
+    ) -> Encoded:
+        """One item a block of documents, in their order; `max_length` counts the tokens of one document's text.
+
+        A document is one piece, whatever `cut.chunks` says. Raises `InvalidRequest` if the instruction leaves no room.
+        """
+        text, query_tokens, query_lost = self._cut_query(
+            _without_markers(query), QUERY_TOKENS if cut.query_tokens is None else min(QUERY_TOKENS, cut.query_tokens)
+        )
+        most = max_length if cut.document_tokens is None else min(max_length, cut.document_tokens)
+        question = _Question(text, self._encode_instruction(instruction))
+        capacity = self._positions - 2 * query_tokens - len(question.instruction)
+        if instruction and capacity < self._beside_texts + most:
+            raise InvalidRequest(f"the instruction leaves no room for {most} tokens: shorten it", "instruction")
+        bodies, truncated = self._encode_documents(documents, most, replace(cut, chunks=1))
+        blocks, start = [], 0
+        for size in block_sizes([len(body) - self._head for body in bodies], capacity, most):
+            blocks.append(self._block(bodies[start : start + size], question))
+            start += size
+        return Encoded(
+            tuple(item for item, _ in blocks),
+            truncated,
+            query_lost,
+            (1,) * len(documents),
+            blocks=tuple(tokens for _, tokens in blocks),
+        )
+
+    def tokens(self, text: str, special: bool) -> list[Token]:
+        return self._encoder.tokens(text, special)
+
+    def combine(self, outputs: Sequence[FloatArray]) -> FloatArray:
+        """Of each block the vectors of its documents and of the query: every document against one query's vector.
+
+        That is the mean over the blocks, each weighing as much as its best document: max (1 + cosine) / 2. A block that
+        was not computed is zeros and adds nothing.
+        """
+        weights = np.array([(1 + cosines(vectors[:-1], vectors[-1]).max()) / 2 for vectors in outputs])
+        query = weights.astype(np.float32) @ np.stack([vectors[-1] for vectors in outputs])
+        return np.concatenate([cosines(vectors[:-1], query) for vectors in outputs])
+
+    def activate(self, raw: FloatArray) -> FloatArray:
+        return np.clip(raw, 0.0, 1.0)
+
+    def _encode_instruction(self, text: str | None) -> TokenArray:
+        if not text:
+            return _NOTHING
+        return self._encoder.encode([f"<instruct>\n{_without_markers(text)}\n</instruct>\n"], self._positions)[0]
+
+    def _cut_query(self, text: str, most: int) -> tuple[str, int, bool]:
+        """As many of its tokens as are read, as text, their number, and whether others were lost."""
+        count = len(self._encoder.encode([text], most)[0])
+        if count <= most:
+            return text, count, False
+        width = most + _EDGE_TOKENS
+        while len(tokens := self._encoder.tokens(text[:width], False)) <= most + _EDGE_TOKENS and width < len(text):
+            width *= 2
+        return text[: tokens[most - 1].stop], most, True
+
+    def _encode_documents(
+        self, documents: Sequence[str], most: int, cut: Cut
+    ) -> tuple[list[TokenArray], tuple[bool, ...]]:
+        """Ids of each, its `head` in front, and whether others were lost."""
+        texts = [_without_markers(text) for text in documents]
+        room = self._head + most
+        encoded = encode_documents(self._encoder, texts, room, cut, _dress, self._head)
+        pieces = [framed_pieces(ids, self._head, _NOTHING, room, cut) for ids in encoded]
+        return [parts[0] for parts, _ in pieces], tuple(lost for _, lost in pieces)
+
+    def _block(self, bodies: Sequence[TokenArray], question: _Question) -> tuple[EncodedItem, tuple[int, ...]]:
+        """A sequence, and how many of its tokens count as each document's: what comes last counts with the last."""
+        ask = _ASK.format(len(bodies)) + question.query + "\n"
+        again = f"{_CLOSE}{_BEFORE_QUERY}{question.query}"
+        asked, asked_again = self._encoder.encode([ask, again], self._positions)
+        parts = [self._system, asked, question.instruction]
+        ends = []
+        for opening, body in zip(self._opens, bodies, strict=False):
+            parts += [opening, body, self._document_marker]
+            ends.append(len(parts))
+        parts += [asked_again, self._query_marker]
+        ends.append(len(parts))
+        parts.append(self._end)
+        ids = np.concatenate(parts)
+        lengths = np.cumsum([len(part) for part in parts])
+        read = lengths[np.array(ends) - 1] - 1
+        tokens = np.diff([0, *(read[:-2] + 1), len(ids)])
+        return EncodedItem(ids, len(ids), read=read.astype(np.int32)), tuple(tokens.tolist())
+
+
+def block_sizes(lengths: Sequence[int], capacity: int, most: int) -> list[int]:
+    """How many documents of so many tokens, at most `most`, stand in each sequence of `capacity` tokens.
+
+    A sequence ends where a longest document might not fit any more; the template's tokens are not counted, so one may
+    be longer by them than the model was trained for.
+    """
+    sizes, size, left = [], 0, capacity
+    for length in lengths:
+        size, left = size + 1, left - length
+        if size == BLOCK_DOCUMENTS or left <= most:
+            sizes.append(size)
+            size, left = 0, capacity
+    return [*sizes, size] if size else sizes
+
+
+def cosines(vectors: FloatArray, query: FloatArray) -> FloatArray:
+    """[n, width] and [width] -> [n]; 0 where a vector is zeros."""
+    norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+    return np.asarray(vectors @ query / np.maximum(norms, _LEAST_NORM), dtype=np.float32)
+
+
+def _dress(text: str) -> str:
+    return _BEFORE_DOCUMENT + text
+
+
+def _without_markers(text: str) -> str:
+    for marker in MARKERS:
+        text = text.replace(marker, "")
+    return text
