@@ -174,9 +174,7 @@ class Encoded:
 
     `chunks` has each document's number of items, which stand together and come last; before them may stand items of
     the query alone. `unit` is the raw score that `Family.activate` counts as one, where that depends on the query.
-
-    A listwise family has `blocks`: for each item, which holds several documents, how many of its tokens count as each
-    document's; in sum all.
+    `blocks`, where items hold several documents, has for each item how many of its tokens count as each document's.
     """
 
     items: tuple[EncodedItem, ...]
@@ -254,7 +252,6 @@ class Family(Protocol):
     @property
     def score_scale(self) -> str:
         """One sentence for users: what `relevance_score` and the raw score mean."""
-        ...
 
     @property
     def takes_instruction(self) -> bool: ...
@@ -262,17 +259,14 @@ class Family(Protocol):
     @property
     def listwise(self) -> bool:
         """Whether a score depends on the other documents of the request, and on their order."""
-        ...
 
     @property
     def prompt(self) -> str | None:
         """The name of the prompt template; None for models without one."""
-        ...
 
     @property
     def max_length_bounds(self) -> tuple[int, int]:
         """Least and greatest `max_length` a request may ask for, in tokens."""
-        ...
 
     def encode(
         self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
@@ -280,16 +274,13 @@ class Family(Protocol):
 
     def tokens(self, text: str, special: bool) -> list[Token]:
         """The tokens of a text by itself; with `special`, those the model puts around it too."""
-        ...
 
     def combine(self, outputs: Any) -> FloatArray:
         """`Outputs` of one query's items, as the readout has them -> one raw score a document or chunk of one,
         [documents' items]. What was not computed is zeros."""
-        ...
 
     def activate(self, raw: FloatArray) -> FloatArray:
         """Raw scores, in units of `Encoded.unit` -> relevance in [0, 1], same shape and the same order."""
-        ...
 
 
 class Backend(Protocol):
@@ -304,12 +295,10 @@ class Backend(Protocol):
     @property
     def attention(self) -> str:
         """How sequences share a forward pass: `packed` or `padded`, and by which kernel."""
-        ...
 
     @property
     def batch_token_cap(self) -> int | None:
         """Most tokens worth putting in one forward pass on this device; None for no cap."""
-        ...
 
     def forward(self, items: Sequence[EncodedItem]) -> Outputs:
         """Run the model: in the order given, a row of `readout.width` numbers an item, [items, width], or for a
@@ -317,7 +306,6 @@ class Backend(Protocol):
 
         Raises `OutOfMemory` when fewer items might fit, `BackendLost` when nothing will.
         """
-        ...
 
 
 @runtime_checkable
@@ -329,7 +317,6 @@ class OverlappingBackend(Backend, Protocol):
 
         Passes are computed in the order begun. Both may raise what `forward` raises.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)
