@@ -193,6 +193,8 @@ class Scoring:
         call.passes.append(
             Computed(count_tokens(items), tokenized - start, result.queue_seconds, result.inference_seconds)
         )
+        if isinstance(result.outputs, list):  # vectors, of which to make scores takes time
+            return await asyncio.to_thread(self._read, result, encoded)
         return self._read(result, encoded)
 
     async def _encode(self, asked: Asked, terms: Terms, now: float) -> list[Encoded]:

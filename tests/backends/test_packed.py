@@ -33,8 +33,17 @@ def items(lengths: list[int], prefixes: list[int | None]) -> list[EncodedItem]:
     ]
 
 
-def textbook(query: Tensor, key: Tensor, value: Tensor, scale: float, window: int | None, layout: Layout) -> Tensor:
-    """softmax(q k^T scale) v over the whole row, with everything but one's own sequence and its prefix masked."""
+def textbook(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    window: int | None,
+    layout: Layout,
+    hidden: Tensor | None = None,
+) -> Tensor:
+    """softmax(q k^T scale) v over the whole row, with everything but one's own sequence and its prefix masked, and
+    what is `hidden`, [tokens]."""
     owner = torch.cat([torch.full((span.stop - span.start,), i) for i, span in enumerate(layout.spans)])
     position = torch.cat([torch.arange(span.prefix, span.prefix + span.stop - span.start) for span in layout.spans])
     seen = owner[:, None] == owner[None, :]
@@ -45,6 +54,8 @@ def textbook(query: Tensor, key: Tensor, value: Tensor, scale: float, window: in
         seen &= distance.abs() < window
     if layout.causal:
         seen &= distance >= 0
+    if hidden is not None:
+        seen &= ~hidden
     groups = query.shape[1] // key.shape[1]
     key, value = (part.repeat_interleave(groups, dim=1) for part in (key, value))
     scores = (query @ key.transpose(-1, -2) * scale).masked_fill(~seen, float("-inf"))

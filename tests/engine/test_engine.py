@@ -7,6 +7,7 @@ import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -474,6 +475,52 @@ def test_a_job_that_is_cut_has_what_was_computed_of_it(start: Start) -> None:
     assert result.outputs[:2, 0].tolist() == [1.0, 0.0]
     assert engine.queued_tokens == 0
     passes.release(4)
+
+
+class Vectors(FakeBackend):
+    """At each position that is read a vector of the item's first id."""
+
+    spoil: Callable[[list[FloatArray]], Any] = staticmethod(lambda vectors: vectors)
+
+    def forward(self, items: Sequence[EncodedItem]) -> Any:
+        super().forward(items)
+        return self.spoil([np.full((len(one.read), 3), one.ids[0], dtype=np.float32) for one in items])  # type: ignore[arg-type]
+
+
+def read(first: int, *positions: int) -> EncodedItem:
+    return EncodedItem(np.array([first, 0, 2, 3], dtype=np.int32), 2, read=np.array(positions, dtype=np.int32))
+
+
+def test_vectors_are_delivered_as_the_backend_made_them() -> None:
+    engine = Engine(Vectors(), admission(8), 8, width=3)
+    engine.start()
+    found = submit(engine, [read(5, 0, 1, 3), read(6, 2), read(7, 0, 3)]).result(WAIT).outputs
+    engine.close(WAIT)
+    assert [vectors.shape for vectors in found] == [(3, 3), (1, 3), (2, 3)]
+    assert [vectors[0, 0] for vectors in found] == [5, 6, 7]
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda vectors: vectors[:-1], lambda vectors: [each[:, :2] for each in vectors], np.concatenate]
+)
+def test_vectors_of_a_wrong_shape_fail(spoil: Callable[[list[FloatArray]], Any], caplog: Any) -> None:
+    backend = Vectors()
+    backend.spoil = spoil
+    engine = Engine(backend, admission(8), 8, width=3)
+    engine.start()
+    with pytest.raises(InferenceFailed):
+        submit(engine, [read(5, 0, 1), read(6, 2, 3)]).result(WAIT)
+    engine.close(WAIT)
+    assert "the backend returned numbers" in caplog.text
+
+
+def test_vectors_that_were_not_computed_in_time_are_zeros() -> None:
+    job = Job([read(5, 0, 1), read(6, 2)], 0.0)
+    job.deliver(0, np.ones((2, 3), dtype=np.float32), 1.0)
+    job.cut(1.0, 3)
+    result = job.future.result(WAIT)
+    assert result.computed.tolist() == [True, False]
+    assert [vectors.tolist() for vectors in result.outputs] == [[[1.0] * 3] * 2, [[0.0] * 3]]
 
 
 def test_a_pass_for_who_takes_what_there_is_is_done_before_its_time_is_over(start: Start) -> None:

@@ -53,7 +53,7 @@ class Layout:
     places: tuple[int, ...]
     causal: bool
     device: torch.device
-    _masks: dict[tuple[int, int, int | None, int], Tensor] = field(default_factory=dict)
+    _masks: dict[tuple[range, int, int | None, int], Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[EncodedItem], causal: bool, device: torch.device) -> Layout:
@@ -105,7 +105,7 @@ class Layout:
         return within and not self.causal and not any(span.prefix for span in self.spans)
 
     def shifted(self, window: int | None) -> list[Span]:
-        """Spans of which a token's distance to what it may see is not that to the end of both."""
+        """Spans in which a window would move by their unseen tokens, were the last query at the last key."""
         if window is None:
             return []
         return [span for span in self.spans if span.unseen and span.stop - span.start > window]
@@ -118,7 +118,7 @@ class Layout:
         """
         if not self.causal and (window is None or max(keys, rows.stop) <= window):
             return None
-        at = (rows.start, keys, window, repeat)
+        at = (rows, keys, window, repeat)
         if at not in self._masks:
             i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
             j = torch.arange(keys, device=self.device)[None, :]

@@ -70,10 +70,7 @@ def packed_attention(
     """
     scale = query.shape[-1] ** -0.5 if scaling is None else scaling
     if query.device.type == "cuda":
-        out = _varlen(query, key, value, scale, layout, sliding_window)
-        for span in layout.shifted(sliding_window):
-            _attend_span(query[0], key[0], value[0], scale, span, layout, sliding_window, out[0])
-        return out, None
+        return _varlen(query, key, value, scale, layout, sliding_window), None
     out = torch.empty_like(query.transpose(1, 2))
     out[:, layout.spans[-1].stop :] = 0  # nobody's rows must not hold what only looks like numbers
     alone = query.shape[1] == key.shape[1]
@@ -166,7 +163,7 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Lay
         k, v = k[layout.keys], v[layout.keys]
     if k.shape[1] != q.shape[1]:
         k, v = (part.repeat_interleave(q.shape[1] // part.shape[1], dim=1) for part in (k, v))
-    # Queries are aligned with the last keys, as positions after a prefix are.
+    # Queries are aligned with the last keys, as positions after a prefix are; those of unseen tokens are not.
     out = varlen_attn(
         q,
         k,
@@ -178,6 +175,8 @@ def _varlen(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Lay
         window_size=(reach, 0 if layout.causal else reach),
     )
     assert isinstance(out, Tensor)
+    for span in layout.shifted(window):
+        _attend_span(query[0], key[0], value[0], scale, span, layout, window, out)
     return out[None]
 
 

@@ -164,9 +164,10 @@ def _modular(checkpoint: Checkpoint) -> Declared:
             " which it is not scored"
         )
     skipped = _skipped(checkpoint, mask, declared, pylate)
-    lengths = {side: _count(path, declared, f"{side}_length") for side in _SIDES} | {
-        side: length for side in _SIDES if (length := _count(checkpoint.folder / bert, transformer, f"{side}_length"))
-    }
+    lengths = {side: _count(checkpoint.folder / bert, transformer, f"{side}_length") for side in _SIDES}
+    lengths["document"] = lengths["document"] or _count(path, declared, "document_length")
+    if "query_expansion" in declared or declared.get("do_query_expansion") is False:
+        lengths["query"] = lengths["query"] or _count(path, declared, "query_length")  # else it is the expansion's
     return Declared(
         query=_modular_side(checkpoint, declared, "query", lengths["query"], skipped["query"]),
         document=_modular_side(checkpoint, declared, "document", lengths["document"], skipped["document"]),
