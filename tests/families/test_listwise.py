@@ -56,12 +56,15 @@ def test_the_ids_are_those_of_the_published_prompt(
     assert marked == ["<|embed_token|>"] * len(documents) + ["<|rerank_token|>"]
 
 
-def test_texts_that_are_cut_have_the_published_ids(case: Case) -> None:
-    query, document = "how do plants make food " * 150, "the stock market fell " * 600
-    found = case.family.encode(query, [document, "sun"], max_length=2048, instruction=None)
-    parts = shortened(case.tokenizer, query, 512)[0], [shortened(case.tokenizer, document, 2048)[0], "sun"]
-    assert found.items[0].ids.tolist() == case.tokenizer(prompt(*parts))["input_ids"]
-    assert (found.query_truncated, found.truncated) == (True, (True, False))
+@settings(max_examples=150, deadline=None)
+@given(st.lists(TEXTS, min_size=3).map("".join), st.lists(TEXTS, min_size=1, max_size=3), st.integers(1, 30))
+def test_texts_that_are_cut_have_the_published_ids(case: Case, query: str, documents: list[str], most: int) -> None:
+    found = case.family.encode(query * 50, documents, max_length=most, instruction=None)
+    asked, *texts = (shortened(case.tokenizer, text, 512)[0] for text in (query * 50, *documents))
+    kept = [shortened(case.tokenizer, text, most)[0] for text in texts]
+    assert found.items[0].ids.tolist() == case.tokenizer(prompt(asked, kept))["input_ids"]
+    assert found.query_truncated == (len(case.tokenizer(query * 50)["input_ids"]) > 512)
+    assert found.truncated == tuple(len(case.tokenizer(text)["input_ids"]) > most for text in documents)
 
 
 @pytest.mark.parametrize(

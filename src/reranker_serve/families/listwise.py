@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from reranker_serve.errors import InvalidRequest, ModelError
-from reranker_serve.families.cut import encode_documents, framed_pieces
+from reranker_serve.families.cut import encode_documents, pieces
 from reranker_serve.families.tokenizer import TextEncoder, encode_with_control_tokens
 from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, Token, TokenArray, VectorsReadout
 
@@ -41,8 +41,6 @@ _BEFORE_QUERY = "<query>\n"
 _END = "\n</query><|im_end|>\n<|im_start|>assistant\n<think>\n\n</think>\n\n"
 _CONTROL = ("<|im_start|>", "<|im_end|>", "<think>", "</think>", *MARKERS)
 _NOTHING = np.empty(0, dtype=np.int32)
-# Where a slice of a text ends, its last tokens may be others than in the whole.
-_EDGE_TOKENS = 128
 _LEAST_NORM = np.float32(1e-8)
 
 
@@ -84,9 +82,8 @@ class Listwise:
             )
         self._document_marker, self._query_marker = control[-2:]
         opens = [f"{_CLOSE if number else ''}{_OPEN}{number}" for number in range(BLOCK_DOCUMENTS)]
-        *self._opens, head = self._encoder.encode([*opens, _BEFORE_DOCUMENT], len(opens[-1]))
-        self._head = len(head)
-        template = len(self._block([head], _Question("", _NOTHING))[0])
+        self._opens = self._encoder.encode(opens, len(opens[-1]))
+        template = len(self._block(self._encoder.encode([_BEFORE_DOCUMENT], 1), _Question("", _NOTHING))[0])
         room = positions - template - 2 * QUERY_TOKENS
         if room < 1:
             raise ModelError(
@@ -103,22 +100,22 @@ class Listwise:
 
         A document is one piece, whatever `cut.chunks` says. Raises `InvalidRequest` if the instruction leaves no room.
         """
-        text, query_tokens, query_lost = self._cut_query(
-            _without_markers(query), QUERY_TOKENS if cut.query_tokens is None else min(QUERY_TOKENS, cut.query_tokens)
-        )
         most = max_length if cut.document_tokens is None else min(max_length, cut.document_tokens)
+        most_asked = QUERY_TOKENS if cut.query_tokens is None else min(QUERY_TOKENS, cut.query_tokens)
+        ((text, query_tokens, query_lost),) = self._cut([_without_markers(query)], most_asked, WHOLE)
         question = _Question(text, self._encode_instruction(instruction))
         capacity = self._positions - 2 * query_tokens - len(question.instruction)
         if instruction and capacity < self._beside_texts + most:
             raise InvalidRequest(f"the instruction leaves no room for {most} tokens: shorten it", "instruction")
-        bodies, truncated = self._encode_documents(documents, most, replace(cut, chunks=1))
+        kept = self._cut([_without_markers(text) for text in documents], most, replace(cut, chunks=1))
+        bodies = self._encoder.encode([_BEFORE_DOCUMENT + text for text, _, _ in kept], self._positions)
         blocks, start = [], 0
-        for size in block_sizes([len(body) - self._head for body in bodies], capacity, most):
+        for size in block_sizes([length for _, length, _ in kept], capacity, most):
             blocks.append(self._block(bodies[start : start + size], question))
             start += size
         return Encoded(
             tuple(item for item, _ in blocks),
-            truncated,
+            tuple(lost for _, _, lost in kept),
             query_lost,
             (1,) * len(documents),
             blocks=tuple(tokens for _, tokens in blocks),
@@ -145,25 +142,13 @@ class Listwise:
             return _NOTHING
         return self._encoder.encode([f"<instruct>\n{_without_markers(text)}\n</instruct>\n"], self._positions)[0]
 
-    def _cut_query(self, text: str, most: int) -> tuple[str, int, bool]:
-        """As many of its tokens as are read, as text, their number, and whether others were lost."""
-        count = len(self._encoder.encode([text], most)[0])
-        if count <= most:
-            return text, count, False
-        width = most + _EDGE_TOKENS
-        while len(tokens := self._encoder.tokens(text[:width], False)) <= most + _EDGE_TOKENS and width < len(text):
-            width *= 2
-        return text[: tokens[most - 1].stop], most, True
-
-    def _encode_documents(
-        self, documents: Sequence[str], most: int, cut: Cut
-    ) -> tuple[list[TokenArray], tuple[bool, ...]]:
-        """Ids of each, its `head` in front, and whether others were lost."""
-        texts = [_without_markers(text) for text in documents]
-        room = self._head + most
-        encoded = encode_documents(self._encoder, texts, room, cut, _dress, self._head)
-        pieces = [framed_pieces(ids, self._head, _NOTHING, room, cut) for ids in encoded]
-        return [parts[0] for parts, _ in pieces], tuple(lost for _, lost in pieces)
+    def _cut(self, texts: Sequence[str], most: int, cut: Cut) -> list[tuple[str, int, bool]]:
+        """What is read of each text, as text, how many tokens it has, and whether others were lost."""
+        found = []
+        for text, ids in zip(texts, encode_documents(self._encoder, texts, most, cut), strict=True):
+            (kept, *_), lost = pieces(ids, most, cut)
+            found.append((self._encoder.decode(kept) if lost else text, len(kept), lost))
+        return found
 
     def _block(self, bodies: Sequence[TokenArray], question: _Question) -> tuple[EncodedItem, tuple[int, ...]]:
         """A sequence, and how many of its tokens count as each document's: what comes last counts with the last."""
@@ -204,10 +189,6 @@ def cosines(vectors: FloatArray, query: FloatArray) -> FloatArray:
     """[n, width] and [width] -> [n]; 0 where a vector is zeros."""
     norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
     return np.asarray(vectors @ query / np.maximum(norms, _LEAST_NORM), dtype=np.float32)
-
-
-def _dress(text: str) -> str:
-    return _BEFORE_DOCUMENT + text
 
 
 def _without_markers(text: str) -> str:

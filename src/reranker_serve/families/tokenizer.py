@@ -86,6 +86,11 @@ class TextEncoder:
             ids = _ids(self._batch([text[-width:]])[0].ids)
         return ids
 
+    def decode(self, ids: TokenArray) -> str:
+        """The text of these ids; where they hold a part of a character stands the replacement character."""
+        text: str = self._plain.decode(ids.tolist(), skip_special_tokens=False)
+        return text
+
     def tokens(self, text: str, special: bool) -> list[Token]:
         """The tokens of a text, for callers who count them; what the template adds is `special`."""
         encoding: Any = self._plain.encode(text, add_special_tokens=special)
