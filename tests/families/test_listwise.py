@@ -125,6 +125,7 @@ def without_markers(folder: Path) -> None:
     ("change", "line"),
     [
         (change_config(layer_types=["full_attention", "sliding_attention"]), "layer_types tells of a sliding window"),
+        (change_config(layer_types=28), "layer_types tells of a sliding window"),
         (change_config(use_sliding_window=True), "use_sliding_window tells of a sliding window"),
         (change_config(model_type="qwen2"), "model_type is 'qwen2'; a JinaForRanking may be qwen3"),
         (change_config(max_position_embeddings=1500), "max_position_embeddings is 1500, of which the prompt"),

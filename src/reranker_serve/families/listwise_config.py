@@ -31,7 +31,8 @@ def _check(checkpoint: Checkpoint) -> None:
     path, config = checkpoint.folder / "config.json", checkpoint.config
     if config.get("model_type") != "qwen3":
         raise ModelError(f"{path}: model_type is {config.get('model_type')!r}; a {ARCHITECTURE} may be qwen3")
-    windows = {kind for kind in config.get("layer_types") or () if kind != "full_attention"}
+    kinds = config.get("layer_types") or []
+    windows = not isinstance(kinds, list) or any(kind != "full_attention" for kind in kinds)
     if windows or config.get("use_sliding_window"):
         key = "layer_types" if windows else "use_sliding_window"
         raise ModelError(
