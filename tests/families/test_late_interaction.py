@@ -309,11 +309,6 @@ def test_stanfords_folder_without_a_projection(tmp_path: Path) -> None:
         ("2_MultiVectorMask/config.json", {"keep_only_token_ids": [7]}, "keep_only_token_ids is for images"),
         ("2_MultiVectorMask/config.json", {"skiplist_tasks": ["image"]}, "skiplist_tasks is ['image']"),
         ("3_Normalize/config.json", {"module_input_name": "sentence_embedding"}, "module_input_name is"),
-        (
-            DECLARED,
-            {"prompts": {"query": "how [Q] ", "document": ""}},
-            "control tokens may stand at its beginning only",
-        ),
         (DECLARED, {"prompts": {"query": 3}}, "prompts is {'query': 3}, not text"),
     ],
 )
