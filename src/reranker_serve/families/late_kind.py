@@ -40,4 +40,4 @@ def _check(checkpoint: Checkpoint) -> None:
     read_declared(checkpoint)
 
 
-LATE_INTERACTION = Kind("late interaction", (STANFORD,), is_late_interaction, _build, _check)
+LATE_INTERACTION = Kind("late interaction model", (STANFORD,), is_late_interaction, _build, _check)
