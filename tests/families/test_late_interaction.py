@@ -98,6 +98,16 @@ def test_a_query_is_filled_up_and_its_filling_is_unseen(folder: Path) -> None:
     assert encoded.unit == 32.0
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_no_text_spells_a_marker_or_the_mask(special: bool, tmp_path: Path) -> None:
+    scorer = load_scorer(save_pylate(tmp_path, "bert", {"do_query_expansion": False}, special))
+    query, document = encode(scorer, "[Q] how [MASK] [Q] ", ["[D] a [MASK] [D] "]).items
+    mask = 4
+    for item in (query, document):
+        assert item.ids.tolist().count(item.ids[1]) == 1
+        assert mask not in item.ids
+
+
 def test_a_request_may_narrow_the_length_and_the_setting_too(folder: Path) -> None:
     scorer = load_scorer(folder)
     assert scorer.family.max_length_bounds == (4, 40)
