@@ -133,22 +133,37 @@ CROSS_ENCODERS = {
             "max_relative_positions": 32,
         },
     ),
+    "camembert": (unigram, {"max_position_embeddings": 132, "type_vocab_size": 1}),
+    "xlm-roberta-xl": (unigram, {"max_position_embeddings": 132, "type_vocab_size": 1}),
+    "mpnet": (unigram, {"max_position_embeddings": 132}),
+    "albert": (wordpiece, {"embedding_size": 24, "type_vocab_size": 2}),
+    "ernie": (wordpiece, {"type_vocab_size": 2, "use_task_id": True}),
+    "eurobert": (byte_bpe, {"num_key_value_heads": 2}),
+    "eurobert-mean": (byte_bpe, {"classifier_pooling": "mean", "num_hidden_layers": 2}),
+    "eurobert-bos": (byte_bpe, {"classifier_pooling": "bos", "num_hidden_layers": 2}),
+    "deberta": (byte_bpe, {"type_vocab_size": 0, "relative_attention": True, "pos_att_type": ["p2c", "c2p"]}),
+    "nomic_bert": (wordpiece, {"type_vocab_size": 2}),
+    "roformer": (wordpiece, {"type_vocab_size": 2}),
+    "jina_embeddings_v3": (unigram, {"max_position_embeddings": 132, "type_vocab_size": 1}),
+    "gte": (unigram, {"type_vocab_size": 1}),
 }
-PACKED = set(CROSS_ENCODERS) - {"deberta-v2"}
+PACKED = set(CROSS_ENCODERS) - {"deberta-v2", "deberta", "mpnet", "roformer"}
 
 
-def save_cross_encoder(name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`."""
+def save_cross_encoder(
+    name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, id2label: dict[int, str] | None = None
+) -> Path:
+    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`; of one label by default."""
     build, changes = CROSS_ENCODERS[name]
     tokenizer = tokenizer or build()
     tokenizer.model_max_length = 128
-    model_type = name.removesuffix("-mean")
+    model_type = name.removesuffix("-mean").removesuffix("-bos")
     config = CONFIG_MAPPING[model_type](
         **{
             **SMALL,
             **changes,
             "vocab_size": len(tokenizer),
-            "num_labels": 1,
+            **({"num_labels": 1} if id2label is None else {"id2label": id2label}),
             "pad_token_id": tokenizer.pad_token_id,
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,

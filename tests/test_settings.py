@@ -65,6 +65,7 @@ MALFORMED = [
     ("REQUEST_TIMEOUT", "inf", "less than"),
     ("USE_FP16", "half", "boolean"),
     ("STRICT_MODEL", "2", "boolean"),
+    ("TRUST_TEXT", "some", "boolean"),
     ("CPU_THREADS", "0", "greater"),
     ("QUANTIZATION", "int4", "'int8'"),
     ("MAX_DOCUMENTS", "0", "greater"),
@@ -104,6 +105,7 @@ def test_every_setting_that_can_be_malformed_is_tried() -> None:
         "host",
         "model_name",
         "model_path",
+        "model_revision",
         "model_cache_dir",
         "prompt",
         "instruction",
@@ -178,6 +180,9 @@ def test_a_folder_is_served_under_its_name_unless_a_name_is_given(tmp_path: Path
     assert read({"RERANKER_MODEL_PATH": folder})[0].served_name == "my-model"
     both = {"RERANKER_MODEL_PATH": folder, "RERANKER_MODEL_NAME": "team/reranker"}
     assert read(both)[0].served_name == "team/reranker"
+    assert read({"RERANKER_MODEL_NAME": folder})[0].served_name == "my-model"
+    snapshot = str(tmp_path / "models--team--my--reranker" / "snapshots" / "0123abc")
+    assert read({"RERANKER_MODEL_PATH": snapshot})[0].served_name == "team/my--reranker"
 
 
 @pytest.mark.parametrize("environ", [{"RERANKER_PORT": "x"}, {"RERANKER_LOG_LEVEL": "loud"}])

@@ -8,17 +8,24 @@ from pathlib import Path
 from typing import Any
 
 from reranker_serve.errors import ModelError
+from reranker_serve.published import Renames, native
+from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 
 # Their position table starts behind the padding index, so two rows of it are never used.
-_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "mpnet")
+_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "mpnet")
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A model folder that was read: its `config.json` and what is beside it."""
+    """A model folder that was read: its `config.json` and what is beside it.
+
+    Where a model was published with code of its own, `config` is that of the native class which serves it, and
+    `renames` tells what the tensors of the files are called there; None where the files are native.
+    """
 
     folder: Path
     config: dict[str, Any]
+    renames: Renames | None = None
 
     @property
     def architecture(self) -> str:
@@ -72,24 +79,21 @@ def read_folder(folder: Path) -> Checkpoint:
     if not isinstance(config, dict):
         raise ModelError(f"{folder / 'config.json'} is not a model's configuration")
     _check_config(folder / "config.json", config)
-    return Checkpoint(folder, config)
+    translated = native(folder / "config.json", config)
+    return Checkpoint(folder, config) if translated is None else Checkpoint(folder, *translated)
 
 
 def check_weights(folder: Path) -> None:
     """Raises `ModelError` unless there are weights that are safe to load."""
-    if any(folder.glob("*.safetensors")):
-        return
-    if any((*folder.glob("*.bin"), *folder.glob("*.pt"), *folder.glob("*.pth"))):
-        raise ModelError(
-            f"{folder} has pickled weights only, which can run code when loaded: use a version of the model"
-            " with model.safetensors, or convert it with transformers' save_pretrained"
-        )
-    raise ModelError(f"{folder} has no weights: model.safetensors is missing; download the model again")
+    why = unreadable(str(path.relative_to(folder)) for pattern in ("*", "*/*") for path in folder.glob(pattern))
+    if why is not None:
+        advice = "; download the model again" if why == NO_WEIGHTS else ""
+        raise ModelError(f"{folder} has {why}{advice}")
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:
     """What is read of a configuration is of the kind that it should be."""
-    for name in ("max_position_embeddings", "hidden_size", "dim", "vocab_size"):
+    for name in ("max_position_embeddings", "hidden_size", "num_attention_heads", "dim", "vocab_size", "num_labels"):
         value = config.get(name)
         if value is not None and (type(value) is not int or value < 1):
             raise ModelError(f"{path}: {name} is {value!r}, not a whole number above 0")
@@ -98,3 +102,16 @@ def _check_config(path: Path, config: dict[str, Any]) -> None:
         raise ModelError(f"{path}: architectures is {architectures!r}, not a list of names")
     if labels and not isinstance(labels, dict):
         raise ModelError(f"{path}: id2label is {labels!r}, not an object")
+    _check_labels(path, config)
+
+
+def _check_labels(path: Path, config: dict[str, Any]) -> None:
+    """What is declared of labels agrees; transformers would believe `num_labels` and give them other names."""
+    names, number = config.get("id2label"), config.get("num_labels")
+    if names and number is not None and number != len(names):
+        raise ModelError(f"{path}: num_labels is {number}, but id2label names {len(names)}: correct what is wrong")
+    if config.get("problem_type") == "single_label_classification" and (len(names or ()) or number) == 1:
+        raise ModelError(
+            f"{path}: problem_type is 'single_label_classification', which one label cannot be: if this is a reranker,"
+            " remove the key"
+        )

@@ -1,4 +1,4 @@
-"""The command line: `reranker-serve serve | download | daemon | bench | evaluate | verify | settings | hash-key`.
+"""The command line: `reranker-serve COMMAND`.
 
 A flag of `serve` is the environment variable of the same name, set for this process and its
 workers; flags and variables derive from the same fields of `Settings`.
@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     download = commands.add_parser("download", help="fetch a model for offline use")
     download.add_argument("model", help="hub id, such as BAAI/bge-reranker-v2-m3")
     download.add_argument("directory", type=Path, help="the model gets a folder of its own below this one")
+    download.add_argument("--revision", help="commit, tag or branch; the newest of main when not given")
     download.set_defaults(run=_download)
 
     daemon = commands.add_parser("daemon", help="run the server in the background")
@@ -79,12 +80,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from reranker_serve.tools import evaluate, verify
+    from reranker_serve.tools import evaluate, inspection, verify
     from reranker_serve.tools.bench import command as bench
 
     for name, tool, purpose in (
         ("evaluate", evaluate, "measure ranking quality on a judged collection"),
         ("verify", verify, "compare the model's scores with the published ones"),
+        ("inspect", inspection, "tell what a model is and how it would be served, without loading its weights"),
     ):
         command = commands.add_parser(name, help=purpose)
         _add_settings(command)
@@ -155,10 +157,12 @@ def _print_welcome(settings: Settings) -> None:
 
 
 def _download(parsed: argparse.Namespace) -> int:
-    from reranker_serve.loader import download
+    from reranker_serve.model_files.find import download
 
-    folder = download(parsed.model, parsed.directory)
-    print(f"{parsed.model} is in {folder}\nserve it with RERANKER_MODEL_PATH={shlex.quote(str(folder))} ./run.sh")
+    files = download(parsed.model, parsed.directory, parsed.revision)
+    folder = shlex.quote(str(files.folder))
+    print(f"{parsed.model} is in {files.folder}, revision {files.revision}")
+    print(f"serve it with RERANKER_MODEL_PATH={folder} ./run.sh")
     return 0
 
 

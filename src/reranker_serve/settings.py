@@ -10,22 +10,17 @@ from __future__ import annotations
 import difflib
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError, ValidationInfo, field_validator
 
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import Key, parse_list
+from reranker_serve.model_names import as_path, name_of
 from reranker_serve.rates import Rates
-
-PREFIX = "RERANKER_"
-
-# Kubernetes describes a Service called `reranker` to every pod of its namespace by these names.
-_KUBERNETES_NAME = re.compile(r"RERANKER_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT_\d+_(TCP|UDP)(_\w+)?)")
-_KUBERNETES_PORT = re.compile(r"(tcp|udp)://")
+from reranker_serve.variables import PREFIX, read_variables
 
 # As browsers write it: lower case, no port where it is the scheme's own, no path.
 _ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
@@ -41,11 +36,12 @@ class Settings(BaseModel):
 
     host: str = Field("0.0.0.0", min_length=1, description="address to listen on")
     port: int = Field(8000, ge=1, le=65535, description="port to listen on")
-    workers: int = Field(
-        1, ge=1, le=256, description="worker processes sharing the port; the cores are divided between them"
+    workers: int = Field(1, ge=1, le=256, description="worker processes, which share the port and divide the cores")
+    model_name: str = Field(
+        "BAAI/bge-reranker-v2-m3", min_length=1, description="hub id of the model, or a path to its folder"
     )
-    model_name: str = Field("BAAI/bge-reranker-v2-m3", min_length=1, description="hub id of the model")
     model_path: Path | None = Field(None, description="local model folder, wins over the name")
+    model_revision: str | None = Field(None, description="commit, tag or branch of the model on the hub; else `main`")
     model_cache_dir: Path = Field(Path("./models"), description="where downloads are kept")
     use_offline_mode: bool = Field(False, description="never touch the network")
     max_length: int = Field(
@@ -67,6 +63,11 @@ class Settings(BaseModel):
     instruction: str | None = Field(
         None,
         description="instruction for models that take one, where a request brings none; the model's own when not set",
+    )
+    trust_text: bool = Field(
+        False,
+        description="read the model's control tokens in queries and documents as such, as transformers does: only for"
+        " texts that no stranger writes",
     )
     device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
     use_fp16: bool = Field(
@@ -246,11 +247,17 @@ class Settings(BaseModel):
         return _parts(self.cors_origins)
 
     @property
+    def model_folder(self) -> Path | None:
+        """The folder that is to be served; None where the hub's model of that name is."""
+        return self.model_path.expanduser() if self.model_path else as_path(self.model_name)
+
+    @property
     def served_name(self) -> str:
         """The model's name in replies: the hub id, or the folder's name where only a folder was given."""
-        if self.model_path is None or "model_name" in self.model_fields_set:
+        folder = self.model_folder
+        if folder is None or (self.model_path and "model_name" in self.model_fields_set):
             return self.model_name
-        return self.model_path.resolve().name
+        return name_of(folder)
 
 
 def load_settings(
@@ -260,9 +267,7 @@ def load_settings(
 
     Empty values count as not set. Raises `SettingsError` with one line.
     """
-    found = dict(_prefixed(_read_env_file(env_file)))
-    found.update(_prefixed(os.environ if environ is None else environ))
-    warnings = _drop_kubernetes(found)
+    found, warnings = read_variables(os.environ if environ is None else environ, env_file)
     values: dict[str, str] = {}
     for name, value in found.items():
         field = name.removeprefix(PREFIX).lower()
@@ -297,34 +302,6 @@ def markdown_table() -> str:
 
 def _parts(text: str | None) -> tuple[str, ...]:
     return tuple(part.strip() for part in (text or "").split(",") if part.strip())
-
-
-def _read_env_file(path: Path) -> Mapping[str, str | None]:
-    try:
-        return dotenv_values(path) if path.is_file() else {}
-    except (OSError, UnicodeDecodeError) as error:
-        raise SettingsError(f"{path} cannot be read: {error}") from None
-
-
-def _prefixed(source: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for name, value in source.items():
-        if name.upper().startswith(PREFIX) and value is not None and value.strip():
-            yield name.upper(), value.strip()
-
-
-def _drop_kubernetes(found: dict[str, str]) -> list[str]:
-    names = [name for name in found if _KUBERNETES_NAME.fullmatch(name)]
-    if _KUBERNETES_PORT.match(found.get("RERANKER_PORT", "")):
-        names.append("RERANKER_PORT")
-    shown = ", ".join(f"{name}={found.pop(name)}" if name == "RERANKER_PORT" else name for name in names)
-    for name in names:
-        found.pop(name, None)
-    if not names:
-        return []
-    return [
-        f"ignoring {shown}: Kubernetes sets these beside a Service named 'reranker'. Put"
-        " 'enableServiceLinks: false' in the pod spec, or set RERANKER_PORT to a number yourself."
-    ]
 
 
 def _unknown(name: str) -> str:

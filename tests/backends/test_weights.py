@@ -6,6 +6,7 @@ import json
 import platform
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from tests.checkpoints import (
     save_language_model,
 )
 from tests.memory import needs_statm
+from tests.remote_layouts import as_flash_xlm_roberta, as_new_impl
 
 TEXTS = ["plants", "the stock market fell " * 8, "sun light and water", "whale " * 20]
 
@@ -94,6 +96,21 @@ def test_the_table_of_embeddings_stays_in_its_file(tmp_path: Path) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
     same = load_weights(read_folder(tmp_path), ClassifierReadout(), torch.float16, "cpu")
     assert type(same.get_input_embeddings()) is nn.Embedding
+
+
+@needs_statm
+@pytest.mark.parametrize(("name", "rewrite"), [("xlm-roberta", as_flash_xlm_roberta), ("gte", as_new_impl)])
+def test_tensors_that_are_called_otherwise_stay_in_their_file_too(
+    name: str, rewrite: Callable[[Path], Path], tmp_path: Path
+) -> None:
+    folder = store(rewrite(save_cross_encoder(name, tmp_path)), torch.bfloat16)
+    model = load_weights(read_folder(folder), ClassifierReadout(), torch.bfloat16, "cpu")
+    files = MappedFiles([folder / "model.safetensors"])
+    copied = [name for name, part in model.named_parameters() if not files.hold(part.data_ptr(), part.nbytes)]
+    assert not copied
+    model = load_weights(read_folder(folder), ClassifierReadout(), torch.float32, "cpu")
+    assert isinstance(model.get_input_embeddings(), StoredEmbedding)
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_a_row_is_read_from_the_file_once() -> None:

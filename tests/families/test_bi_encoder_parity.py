@@ -55,9 +55,15 @@ TOKENIZERS = {
 
 
 def save_embedding_model(
-    folder: Path, model_type: str, pooling: str, normalized: bool, prompts: dict[str, str] | None, extra: Any = None
+    folder: Path,
+    model_type: str,
+    pooling: str,
+    normalized: bool,
+    prompts: dict[str, str] | None,
+    extra: Any = None,
+    tokenizer: Any = None,
 ) -> Path:
-    tokenizer = TOKENIZERS[model_type]()
+    tokenizer = tokenizer or TOKENIZERS[model_type]()
     positions = 130 if model_type == "bert" else 132
     config = CONFIG_MAPPING[model_type](
         **{

@@ -160,3 +160,26 @@ def test_truncation_is_told_per_document(checkpoint: tuple[str, Path, Scorer]) -
     encoded = scorer.family.encode(QUERY, [LONG, "a", ""], max_length=LIMIT, instruction=None)
     assert encoded.truncated == (True, False, False)
     assert len(encoded.items[0]) == LIMIT
+
+
+@pytest.mark.parametrize("name", ["bert", "modernbert-mean", "eurobert", "deberta-v2"])
+@pytest.mark.parametrize(
+    ("labels", "relevant"), [({0: "irrelevant", 1: "relevant"}, 1), ({0: "Relevant", 1: "not_relevant"}, 0)]
+)
+def test_of_two_labels_relevance_is_the_probability_of_the_relevant_one(
+    name: str, labels: dict[int, str], relevant: int, tmp_path: Path
+) -> None:
+    folder = save_cross_encoder(name, tmp_path, id2label=labels)
+    scorer = load_scorer(folder)
+    reference = CrossEncoder(str(folder), device="cpu", max_length=LIMIT)
+    documents = [*DOCUMENTS, LONG]
+    expected = reference.predict(
+        [(QUERY, document) for document in documents], activation_fn=torch.nn.Identity(), convert_to_tensor=True
+    ).cpu()
+    assert expected.shape == (len(documents), 2)
+    raw = raw_scores(scorer, QUERY, documents)
+    np.testing.assert_allclose(raw, expected[:, relevant] - expected[:, 1 - relevant], atol=TOLERANCE, rtol=0)
+    probability = torch.softmax(expected, dim=1)[:, relevant]
+    np.testing.assert_allclose(scorer.family.activate(raw), probability, atol=TOLERANCE, rtol=0)
+    assert np.ptp(raw) > SPREAD, "equal scores would prove nothing"
+    assert "difference" in scorer.family.score_scale

@@ -43,7 +43,7 @@ def encoder(
 
 
 def control_tokens(full: PreTrainedTokenizerFast) -> dict[str, int]:
-    return {token: index for token, index in full.get_added_vocab().items() if token.strip()}
+    return {token.content: index for index, token in full.added_tokens_decoder.items() if token.special}
 
 
 HOSTILE = [

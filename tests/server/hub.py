@@ -1,4 +1,4 @@
-"""A model hub on loopback that serves one folder, as far as downloads need it."""
+"""A model hub on loopback that serves folders, as far as downloads need it."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ REVISION = "0123456789abcdef0123456789abcdef01234567"
 class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
 
-    def __init__(self, *args: object, model: str, folder: Path, requests: list[str]) -> None:
-        self._model, self._folder, self._requests = model, folder, requests
+    def __init__(self, *args: object, models: dict[str, Path], requests: list[str], revisions: set[str]) -> None:
+        self._models, self._requests, self._revisions = models, requests, revisions
         super().__init__(*args)  # type: ignore[arg-type]
 
     def do_GET(self) -> None:
@@ -34,17 +34,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _answer(self, with_body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
         self._requests.append(path)
-        files = {str(file.relative_to(self._folder)): file for file in self._folder.rglob("*") if file.is_file()}
-        resolved = path.removeprefix(f"/{self._model}/resolve/{REVISION}/")
-        if path.startswith(f"/api/models/{self._model}/tree/"):
+        model = next((name for name in self._models if path.startswith((f"/api/models/{name}", f"/{name}/"))), "")
+        folder = self._models.get(model, Path("/nonexistent"))
+        files = {str(file.relative_to(folder)): file for file in folder.rglob("*") if file.is_file()}
+        resolved = path.removeprefix(f"/{model}/resolve/{REVISION}/")
+        asked = path.partition(f"/api/models/{model}/revision/")[2]
+        if not model:
+            self._send(404, b"", with_body, {"X-Error-Code": "RepoNotFound"})
+        elif asked and asked not in self._revisions:
+            self._send(404, b"", with_body, {"X-Error-Code": "RevisionNotFound"})
+        elif path.startswith(f"/api/models/{model}/tree/"):
             rows = [
                 {"type": "file", "path": name, "size": file.stat().st_size, "oid": name} for name, file in files.items()
             ]
             self._send(200, json.dumps(rows).encode(), with_body)
-        elif path.startswith(f"/api/models/{self._model}"):
+        elif path.startswith(f"/api/models/{model}"):
             siblings = [{"rfilename": name} for name in files]
             info = {
-                "id": self._model,
+                "id": model,
                 "sha": REVISION,
                 "siblings": siblings,
                 "private": False,
@@ -55,7 +62,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif resolved in files:
             self._send(200, files[resolved].read_bytes(), with_body)
         else:
-            self._send(404, b"", with_body, {"X-Error-Code": "RepoNotFound"})
+            self._send(404, b"", with_body, {"X-Error-Code": "EntryNotFound"})
 
     def _send(self, status: int, content: bytes, with_body: bool, headers: dict[str, str] | None = None) -> None:
         self.send_response(status)
@@ -70,10 +77,14 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def hub(model: str, folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """Serve `folder` as `model`; gives the address and the paths asked for."""
+def hub(model: str, folder: Path, *tags: str, others: dict[str, Path] | None = None) -> Iterator[tuple[str, list[str]]]:
+    """Serve `folder` as `model`, and `others`, whose one revision is `main` and `tags`.
+
+    Gives the address and the paths asked for.
+    """
     requests: list[str] = []
-    handler = partial(_Handler, model=model, folder=folder, requests=requests)
+    revisions = {"main", REVISION, *tags}
+    handler = partial(_Handler, models={model: folder} | (others or {}), requests=requests, revisions=revisions)
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()

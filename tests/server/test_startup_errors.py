@@ -97,12 +97,13 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
     assert "model.safetensors" in line
 
 
-def test_an_unsupported_architecture_lists_the_supported_ones(tmp_path: Path) -> None:
-    folder = checkpoint(tmp_path / "other", architectures=["T5Model"])
+def test_an_unsupported_architecture_has_the_nearest_named(tmp_path: Path) -> None:
+    folder = checkpoint(tmp_path / "other", architectures=["XLMRobertaForMaskedLM"])
     status, line = start(tmp_path, model_path=str(folder))
     assert status != 0
-    assert "T5Model" in line
-    assert "XLMRobertaForSequenceClassification" in line
+    assert "XLMRobertaForMaskedLM" in line
+    assert "near it are XLMRobertaForSequenceClassification" in line
+    assert "docs/models.md" in line
 
 
 def test_without_a_network_the_line_says_what_to_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -39,8 +39,14 @@ def _first_token_classifier(model: Any, rows: Tensor) -> Tensor:
     return logits
 
 
-def _bert(model: Any, rows: Tensor) -> Tensor:
-    logits: Tensor = model.classifier(model.bert.pooler(rows))
+def _pooler_and_classifier(model: Any, rows: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(model.base_model.pooler(rows))
+    return logits
+
+
+def _albert(model: Any, rows: Tensor) -> Tensor:
+    base = model.base_model
+    logits: Tensor = model.classifier(base.pooler_activation(base.pooler(rows[:, 0])))
     return logits
 
 
@@ -54,6 +60,11 @@ def _modernbert(model: Any, rows: Tensor) -> Tensor:
     return logits
 
 
+def _eurobert(model: Any, rows: Tensor) -> Tensor:
+    logits: Tensor = model.classifier(model.activation(model.dense(rows[:, 0])))
+    return logits
+
+
 def _language_model(model: Any, rows: Tensor) -> Tensor:
     logits: Tensor = model.score(rows[:, 0])
     return logits
@@ -64,13 +75,24 @@ def _after_last_attention(base: Any) -> nn.Module:
     return module
 
 
+_ROBERTA = Architecture(_first_token_classifier, starts_after_padding=True, last_rowwise=_after_last_attention)
+_BERT = Architecture(_pooler_and_classifier, last_rowwise=_after_last_attention)
+
 ARCHITECTURES: dict[str, Architecture] = {
-    "xlm-roberta": Architecture(_first_token_classifier, starts_after_padding=True, last_rowwise=_after_last_attention),
-    "roberta": Architecture(_first_token_classifier, starts_after_padding=True, last_rowwise=_after_last_attention),
-    "bert": Architecture(_bert, last_rowwise=_after_last_attention),
+    "xlm-roberta": _ROBERTA,
+    "roberta": _ROBERTA,
+    "camembert": _ROBERTA,
+    "xlm-roberta-xl": _ROBERTA,
+    "bert": _BERT,
+    "ernie": _BERT,
+    "albert": Architecture(_albert),
+    "nomic_bert": Architecture(_pooler_and_classifier),
+    "gte": Architecture(_pooler_and_classifier),
+    "jina_embeddings_v3": Architecture(_first_token_classifier),
     "electra": Architecture(_first_token_classifier, last_rowwise=_after_last_attention),
     "distilbert": Architecture(_distilbert),
     "modernbert": Architecture(_modernbert),
+    "eurobert": Architecture(_eurobert),
     "qwen3": Architecture(_language_model, causal=True),
     "qwen2": Architecture(_language_model, causal=True),
     "gemma": Architecture(_language_model, causal=True),

@@ -225,6 +225,8 @@ class PackedForward:
             hidden = self._base(**inputs, layout=layout).last_hidden_state[0]
         finally:
             self._rows = None
+        if self._pooling == "late":
+            return _pool(self._read(hidden.to(self._rows_dtype)), items, layout, "mean")
         pooled = hidden if self._read_alone else _pool(hidden, items, layout, self._pooling)
         return self._read(pooled.to(self._rows_dtype)).float()
 
@@ -242,15 +244,19 @@ class PackedForward:
 
 
 def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
-    """Which hidden states are read: `cls`, `mean`, `last`, or `vectors`, those that an item says.
+    """Which hidden states are read: `cls`, `mean`, `last`, or `vectors`, those that an item says; `late` is the mean of
+    what the head makes of each.
 
-    Of the encoder classifiers only ModernBERT declares it; the others read the first token.
+    Of the encoder classifiers only ModernBERT and EuroBERT declare it; the others read the first token.
     """
     if isinstance(readout, PooledReadout):
         return readout.mode
     if isinstance(readout, VectorsReadout):
         return "vectors"
-    return "last" if architecture.causal else str(getattr(model.config, "classifier_pooling", "cls"))
+    if architecture.causal:
+        return "last"
+    declared = str(getattr(model.config, "classifier_pooling", "cls"))
+    return "cls" if declared == "bos" else declared
 
 
 def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int, length: int) -> NDArray[np.int64]:

@@ -7,9 +7,11 @@ from go back to the system at once. The table of word embeddings stays in its fi
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from importlib.util import find_spec
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,12 +21,16 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
+from reranker_serve.backends.adapter import Adapter, adapter_of
 from reranker_serve.backends.device import DType, MappedFiles
+from reranker_serve.backends.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.types import ClassifierReadout, NextTokenReadout, PooledReadout, Readout, VectorsReadout
 
 _LONGEST_REASON = 300
+# Of transformers: to run a repository's code, or to install what reads quantized weights.
+_OTHERS_ADVICE = re.compile(r"trust_remote_code|custom code|inspect the repository|pip install", re.IGNORECASE)
 
 _MODEL_KINDS: dict[type[Readout], Any] = {
     ClassifierReadout: AutoModelForSequenceClassification,
@@ -74,10 +80,18 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
 
     On a CPU what `readout` needs of it is in `dtype`; elsewhere all of it, and on the device if that is possible.
     """
+    _refuse_quantized(checkpoint)
+    adapter = adapter_of(checkpoint.folder)
     if device != "cpu":
-        return _read(checkpoint.folder, readout, dtype, device)
-    model = _read(checkpoint.folder, readout, "auto", device)
-    _convert(model, readout, dtype, MappedFiles(checkpoint.folder.glob("*.safetensors")))
+        model = _read(checkpoint, readout, dtype, device, adapter)
+        if adapter is not None:
+            adapter.merge(model, dtype, lambda _: None)
+        return model
+    model = _read(checkpoint, readout, "auto", device, adapter)
+    files = MappedFiles(checkpoint.folder.glob("*.safetensors"))
+    if adapter is not None:
+        adapter.merge(model, dtype, lambda stored: _give_back(stored, files))
+    _convert(model, readout, dtype, files)
     return model
 
 
@@ -115,8 +129,7 @@ def _convert(model: Any, readout: Readout, dtype: torch.dtype, files: MappedFile
         if parameter.is_floating_point() and parameter.dtype is not dtype and parameter not in as_stored:
             stored = parameter.data
             parameter.data = stored.to(dtype)
-            if _mapped(stored, files):
-                _give_back(stored, files)
+            _give_back(stored, files)
 
 
 def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
@@ -131,16 +144,40 @@ def _mapped(tensor: Tensor, files: MappedFiles) -> bool:
 
 
 def _give_back(tensor: Tensor, files: MappedFiles) -> None:
-    files.give_back(tensor.data_ptr(), tensor.nbytes)
+    if _mapped(tensor, files):
+        files.give_back(tensor.data_ptr(), tensor.nbytes)
 
 
-def _read(folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], device: str) -> Any:
+def _refuse_quantized(checkpoint: Checkpoint) -> None:
+    """Quantized weights want packages and kernels of their own, and would be read as numbers that they are not."""
+    for part in (checkpoint.config, checkpoint.config.get("text_config") or {}):
+        method = part.get("quantization_config")
+        if method:
+            name = method.get("quant_method") if isinstance(method, dict) else None
+            of = f" ({name})" if name else ""
+            raise ModelError(
+                f"{checkpoint.folder / 'config.json'}: quantization_config{of} tells of quantized weights, which are"
+                " not read here: use the model that they were made from"
+            )
+
+
+def _read(
+    checkpoint: Checkpoint,
+    readout: Readout,
+    dtype: torch.dtype | Literal["auto"],
+    device: str,
+    adapter: Adapter | None,
+) -> Any:
+    folder = checkpoint.folder
     transformers_logging.disable_progress_bar()
     verbosity = transformers_logging.get_verbosity()
     transformers_logging.set_verbosity_error()  # its report of what does not fit is one line of ours
+    kind, source = _MODEL_KINDS[type(readout)], {"pretrained_model_name_or_path": folder}
     try:
-        model, report = _MODEL_KINDS[type(readout)].from_pretrained(
-            folder,
+        if checkpoint.renames is not None:
+            kind, source = translated(checkpoint, checkpoint.renames)
+        model, report = kind.from_pretrained(
+            **source,
             dtype=dtype,
             local_files_only=True,
             use_safetensors=True,
@@ -150,23 +187,42 @@ def _read(folder: Path, readout: Readout, dtype: torch.dtype | Literal["auto"], 
             # Straight to where it is used, for which transformers wants a package of its own.
             device_map={"": device} if device != "cpu" and find_spec("accelerate") else None,
         )
+    except ModelError:
+        raise
     except Exception as error:  # safetensors, transformers and the file system each raise their own
-        reason = " ".join(str(error).split())[:_LONGEST_REASON] or type(error).__name__
+        reason = _reason(error)
         advice = "; download the model again" if isinstance(error, OSError | SafetensorError) else ""
         raise ModelError(f"the weights in {folder} cannot be loaded: {reason}{advice}") from None
     finally:
         transformers_logging.set_verbosity(verbosity)
-    mismatched = sorted(str(name) for name, *_ in report["mismatched_keys"])
+    _require_fit(folder, report, lambda name: adapter is not None and adapter.brings(name))
+    return model
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong, in the first whole sentences or words; advice to do what is refused here is left out."""
+    sentences = re.split(r"(?<=[.!?:;]) ", " ".join(str(error).split()))
+    kept = " ".join(takewhile(lambda sentence: not _OTHERS_ADVICE.search(sentence), sentences)).rstrip(":; ")
+    if not kept:
+        return "it needs code or packages of its own, which are not used here"
+    if len(kept) <= _LONGEST_REASON:
+        return kept
+    cut = kept[:_LONGEST_REASON]
+    return cut[: max(cut.rfind(". ") + 1, 0)] or cut.rpartition(" ")[0] + " …"
+
+
+def _require_fit(folder: Path, report: Any, brought: Callable[[str], bool]) -> None:
+    """Raise `ModelError` where the files do not have the model's tensors, but for those that are `brought`."""
+    mismatched = sorted(str(name) for name, *_ in report["mismatched_keys"] if not brought(str(name)))
     if mismatched:
         raise ModelError(
             f"the weights in {folder} have other shapes than its config.json tells, {mismatched[0]} first:"
             " the two are not of the same model"
         )
     # A bare encoder is pooled by the family; its own pooler is neither needed nor always saved.
-    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler."))
+    missing = sorted(name for name in report["missing_keys"] if not name.startswith("pooler.") and not brought(name))
     if missing:
         raise ModelError(
             f"the weights in {folder} lack {len(missing)} tensor(s) of the model, {missing[0]} first:"
             " the folder holds another model's weights, or only a part of them"
         )
-    return model

@@ -59,10 +59,10 @@ class BiEncoder:
 
     def __init__(self, encoder: TextEncoder, config: EmbeddingConfig, width: int, max_length: int) -> None:
         self._encoder = encoder
-        self._config = config
         self.readout = PooledReadout(config.pooling, width)
-        self._query_head = self._tokens_of_prompt(config.query_prompt)
-        self._document_head = self._tokens_of_prompt(config.document_prompt)
+        self._query_prompt, self._document_prompt = map(encoder.own, (config.query_prompt, config.document_prompt))
+        self._query_head = self._tokens_of_prompt(self._query_prompt)
+        self._document_head = self._tokens_of_prompt(self._document_prompt)
         self.max_length_bounds = (encoder.single.overhead + 1, max_length)
 
     def encode(
@@ -71,12 +71,11 @@ class BiEncoder:
         """The query's item first, then one a document or chunk."""
         template = self._encoder.single
         budget = max_length - template.overhead
-        whole = self._encoder.encode([self._dress_query(query)], budget)[0]
+        whole = self._encoder.encode([self._query_prompt + query], budget)[0]
         most = budget if cut.query_tokens is None else min(budget, self._query_head + cut.query_tokens)
         items, truncated, chunks = [join(template, whole[:most])], [], []
-        texts = [text.lower() for text in documents] if self._config.lowercase else documents
         head = self._document_head
-        for ids in encode_documents(self._encoder, texts, budget, cut, self._dress_document, head):
+        for ids in encode_documents(self._encoder, documents, budget, cut, self._dress_document, head):
             parts, lost = framed_pieces(ids, head, _NO_TAIL, budget, cut)
             items += [join(template, part) for part in parts]
             truncated.append(lost)
@@ -84,20 +83,14 @@ class BiEncoder:
         return Encoded(tuple(items), tuple(truncated), len(whole) > most, tuple(chunks))
 
     def tokens(self, text: str, special: bool) -> list[Token]:
-        return self._encoder.tokens(text.lower() if self._config.lowercase else text, special)
-
-    def _dress_query(self, text: str) -> str:
-        dressed = self._config.query_prompt + text
-        return dressed.lower() if self._config.lowercase else dressed
+        return self._encoder.tokens(text, special)
 
     def _dress_document(self, text: str) -> str:
-        dressed = self._config.document_prompt + text
-        return dressed.lower() if self._config.lowercase else dressed
+        return self._document_prompt + text
 
     def _tokens_of_prompt(self, prompt: str) -> int:
         # The last blank of a prompt becomes one token with the word that follows.
-        text = prompt.lower() if self._config.lowercase else prompt
-        return len(self._encoder.encode([text.rstrip()], len(text))[0])
+        return len(self._encoder.encode([prompt.rstrip()], len(prompt))[0])
 
     def combine(self, outputs: FloatArray) -> FloatArray:
         vectors = outputs.astype(np.float64)

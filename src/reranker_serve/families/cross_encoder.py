@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
-from reranker_serve.families.cut import encode_documents, pieces
+from reranker_serve.families.cut import encode_documents, end, pieces
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, join
 from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, Token
@@ -28,16 +29,19 @@ class CrossEncoder:
         self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
     ) -> Encoded:
         """One item a document or chunk; see `split_budget` for what is cut when a pair is too long."""
-        template = self._encoder.pair
+        template, side = self._encoder.pair, self._encoder.truncation_side
         budget = max_length - template.overhead
-        whole = self._encoder.encode([query], budget)[0]
+        whole = encode_documents(self._encoder, [query], budget, Cut(side=side))[0]
         query_ids = whole[: cut.query_tokens]
+        if side == "left":  # as the model's own library cuts, whatever is asked
+            cut = replace(cut, side=side)
         items, truncated, chunks, query_truncated = [], [], [], len(query_ids) < len(whole)
         for ids in encode_documents(self._encoder, documents, budget, cut):
             wanted = len(ids) if cut.document_tokens is None else min(len(ids), cut.document_tokens)
             keep_query, keep_document = split_budget(len(query_ids), wanted, budget)
             parts, lost = pieces(ids, keep_document, cut)
-            items += [join(template, query_ids[:keep_query], part) for part in parts]
+            kept = end(query_ids, keep_query, side)
+            items += [join(template, kept, part) for part in parts]
             truncated.append(lost)
             chunks.append(len(parts))
             query_truncated |= keep_query < len(query_ids)
@@ -51,6 +55,23 @@ class CrossEncoder:
 
     def activate(self, raw: FloatArray) -> FloatArray:
         return sigmoid(raw)
+
+
+class TwoLabels(CrossEncoder):
+    """Raw score = the logit of the label `relevant` - the other's; its sigmoid is the softmax of the two."""
+
+    readout = ClassifierReadout(2)
+    score_scale = (
+        "relevance_score = softmax of the two logits, 0 to 1; raw score = their difference, relevant - irrelevant"
+    )
+
+    def __init__(self, encoder: TextEncoder, max_length: int, relevant: int) -> None:
+        super().__init__(encoder, max_length)
+        self._relevant = relevant
+
+    def combine(self, outputs: FloatArray) -> FloatArray:
+        difference: FloatArray = outputs[:, self._relevant] - outputs[:, 1 - self._relevant]
+        return difference
 
 
 def split_budget(query: int, document: int, budget: int) -> tuple[int, int]:

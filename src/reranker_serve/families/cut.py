@@ -39,14 +39,14 @@ def pieces(ids: TokenArray, room: int, cut: Cut) -> tuple[list[TokenArray], bool
     """Pieces of at most `room` ids in the document's order, and whether ids were lost."""
     whole = len(ids)
     if cut.document_tokens is not None:
-        ids = _end(ids, cut.document_tokens, cut.side)
+        ids = end(ids, cut.document_tokens, cut.side)
     if len(ids) <= room or cut.chunks == 1:
-        kept = _end(ids, room, cut.side)
+        kept = end(ids, room, cut.side)
         return [kept], len(kept) < whole
     overlap = room // _OVERLAP_SHARE if cut.overlap is None else min(cut.overlap, room // 2)
     step = room - overlap
     most = room + (cut.chunks - 1) * step
-    kept = _end(ids, most, cut.side)
+    kept = end(ids, most, cut.side)
     starts = range(0, max(1, len(kept) - overlap), step)
     return [kept[start : start + room] for start in starts], len(kept) < whole
 
@@ -63,7 +63,8 @@ def framed_pieces(ids: TokenArray, head: int, tail: TokenArray, most: int, cut: 
     return [np.concatenate([before, part, tail]) for part in parts], lost
 
 
-def _end(ids: TokenArray, most: int, side: str) -> TokenArray:
+def end(ids: TokenArray, most: int, side: str) -> TokenArray:
+    """At most `most` ids: the first ones if the text loses its right side, else the last ones."""
     if len(ids) <= most:
         return ids
     return ids[:most] if side == "right" else ids[len(ids) - most :]

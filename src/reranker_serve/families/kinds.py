@@ -33,8 +33,10 @@ class Kind:
 
 def check_one_label(checkpoint: Checkpoint) -> None:
     if checkpoint.labels != 1:
+        names = ", ".join(map(str, (checkpoint.config.get("id2label") or {}).values()))
         raise ModelError(
-            f"{checkpoint.folder}: a reranker has one label, this classifier has {checkpoint.labels}: it is no reranker"
+            f"{checkpoint.folder}: a reranker has one label, this classifier has {checkpoint.labels}"
+            f"{f' ({names})' if names else ''}: it is no reranker"
         )
 
 

@@ -48,7 +48,7 @@ def _build(checkpoint: Checkpoint, settings: Settings, max_length: int, *, class
     if settings.instruction is not None and not prompt.takes_instruction:
         raise SettingsError(f"RERANKER_INSTRUCTION is set, but the prompt {prompt.name} has no place for one: unset it")
     shift = prompt.shift_of(checkpoint.hidden_size)
-    return YesNo(checkpoint.folder, prompt, max_length, shift, classifier)
+    return YesNo(checkpoint.folder, prompt, max_length, shift, classifier, settings.trust_text)
 
 
 def _declares(checkpoint: Checkpoint, prompt: Prompt, served_name: str) -> bool:

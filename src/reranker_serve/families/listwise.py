@@ -14,7 +14,7 @@ import numpy as np
 
 from reranker_serve.errors import InvalidRequest, ModelError
 from reranker_serve.families.cut import encode_documents, pieces
-from reranker_serve.families.tokenizer import TextEncoder, encode_with_control_tokens
+from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, Token, TokenArray, VectorsReadout
 
 PROMPT = "jina-reranker-v3"
@@ -68,12 +68,20 @@ class Listwise:
     )
 
     def __init__(
-        self, folder: Path, readout: VectorsReadout, positions: int, document_tokens: int, vocabulary: int | None
+        self,
+        folder: Path,
+        readout: VectorsReadout,
+        positions: int,
+        document_tokens: int,
+        vocabulary: int | None,
+        trusted: bool = False,
     ) -> None:
         self.readout = readout
-        self._encoder = TextEncoder(folder, vocabulary)
+        own = (_SYSTEM, _END, *_CONTROL)
+        self._encoder = TextEncoder(folder, vocabulary, own=own, control=_CONTROL, trusted=trusted)
         self._positions = positions
-        self._system, self._end, *control = encode_with_control_tokens(folder, [_SYSTEM, _END, *_CONTROL])
+        spelled = [self._encoder.own(piece) for piece in own]
+        self._system, self._end, *control = self._encoder.encode(spelled, len(_SYSTEM))
         split = [token for token, ids in zip(_CONTROL, control, strict=True) if len(ids) != 1]
         if split:
             raise ModelError(

@@ -24,7 +24,14 @@ def _listwise(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Fa
     layers = read_projector(checkpoint)
     document_tokens = max_length if "max_length" in settings.model_fields_set else DOCUMENT_TOKENS
     readout = VectorsReadout(layers[-1].outputs, layers, normalized=False)
-    return Listwise(checkpoint.folder, readout, checkpoint.positions, document_tokens, checkpoint.vocabulary)
+    return Listwise(
+        checkpoint.folder,
+        readout,
+        checkpoint.positions,
+        document_tokens,
+        checkpoint.vocabulary,
+        trusted=settings.trust_text,
+    )
 
 
 def _check(checkpoint: Checkpoint) -> None:
@@ -71,7 +78,7 @@ def _shape(path: Path, tensor: str) -> list[int] | None:
 
 
 LISTWISE = Kind(
-    "listwise",
+    "listwise model",
     (ARCHITECTURE,),
     lambda checkpoint: checkpoint.architecture == ARCHITECTURE,
     _listwise,

@@ -6,10 +6,12 @@ from pathlib import Path
 
 from reranker_serve.checkpoint import Checkpoint, check_weights, read_folder
 from reranker_serve.errors import ModelError, SettingsError
-from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, LATE_INTERACTION
+from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL
 from reranker_serve.families.kinds import Kind
 from reranker_serve.families.language_models import CONVERTED_LANGUAGE_MODEL, LANGUAGE_MODEL
+from reranker_serve.families.late_kind import LATE_INTERACTION
 from reranker_serve.families.listwise_config import LISTWISE
+from reranker_serve.families.refusals import refusal
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
@@ -34,16 +36,12 @@ def read_checkpoint(folder: Path) -> Checkpoint:
 
 def kind_of(checkpoint: Checkpoint) -> Kind:
     """Raises `ModelError` with one line for what is none of those that are served."""
-    for kind in KINDS:
+    # Without a model type its code is all that tells what it is, whatever class its name is that of.
+    own = checkpoint.config.get("auto_map") and not checkpoint.config.get("model_type")
+    for kind in () if own else KINDS:
         if kind.tells(checkpoint):
             return kind
-    folder, architecture = checkpoint.folder, checkpoint.architecture
-    if checkpoint.config.get("auto_map"):
-        raise ModelError(
-            f"{folder}: {architecture} exists only as code in the model's repository, and such code is not run here"
-        )
-    known = ", ".join(name for kind in KINDS for name in kind.architectures)
-    raise ModelError(f"{folder}: architecture {architecture} is not supported; supported are {known}")
+    raise ModelError(refusal(checkpoint, [name for kind in KINDS for name in kind.architectures]))
 
 
 def build_family(checkpoint: Checkpoint, settings: Settings) -> Family:

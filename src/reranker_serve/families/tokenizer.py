@@ -1,23 +1,36 @@
 """Text to token ids, treating all text as data.
 
 Queries and documents come from strangers: `</s>` or `[SEP]` inside one must not end a
-sequence. So text is encoded by the checkpoint's tokenizer without its control tokens, and the
-ids of the template (`<s> ... </s></s> ... </s>`) are put around it here.
+sequence. So control tokens get a secret spelling, other in every process, that no stranger can
+write; the ids of the template (`<s> ... </s></s> ... </s>`) are put around a text here.
+
+What a control token is: every added token that is marked special, that is named as one
+(`sep_token` and its kin), that the tokenizer's own template puts in, that is spelled `<|so|>`, or
+that the prompt of a language model is made of (`<think>` is not marked in Qwen3). All other added
+tokens are words of the vocabulary, such as `<h1>` in Gemma, and found in texts as transformers
+finds them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import re
+import secrets
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Tokenizer, normalizers
+from tokenizers.models import Unigram
 
 from reranker_serve.errors import ModelError
-from reranker_serve.types import EncodedItem, Token, TokenArray
+from reranker_serve.families.agreement import require_agreement
+from reranker_serve.families.native_tokenizer import read_published
+from reranker_serve.families.template import Template, join, pair_template, single_template
+from reranker_serve.types import Token, TokenArray
+
+__all__ = ["Template", "TextEncoder", "join"]
 
 # Text is first cut to this many characters a token: tokenizing 10 MB to keep 500 tokens would
 # be a way to stop the server. Where that yields too few tokens the slice grows.
@@ -27,41 +40,70 @@ _CHARACTERS_PER_TOKEN = 32
 # a single word of more tokens than this otherwise than it would the whole: the characters kept
 # are the same.)
 _EDGE_TOKENS = 128
-_OLDER_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model")
-
-
-@dataclass(frozen=True, slots=True)
-class Template:
-    """Ids around the texts of one sequence: `head first middle second tail`, and where type 1 begins."""
-
-    head: tuple[int, ...]
-    middle: tuple[int, ...]
-    tail: tuple[int, ...]
-    second_type_from_middle: bool = False
-
-    @property
-    def overhead(self) -> int:
-        return len(self.head) + len(self.middle) + len(self.tail)
+_MODEL = '"model":{"type":'  # where the last part of a tokenizer's text begins
+_BARRED = re.compile(r"<\|.+\|>", re.DOTALL)
 
 
 class TextEncoder:
     """A checkpoint's tokenizer, for untrusted text. Safe to use from several threads.
 
-    `vocabulary`: how many ids the model knows, if that is known.
+    `vocabulary`: how many ids the model knows, if that is known. `own`: the model's own texts, such as prompts, in
+    which control tokens are meant. `control`: tokens that only those texts may hold, see above. `lowercase` as
+    sentence-transformers' `do_lower_case`. With `trusted`, control tokens are recognized in every text.
+
+    `truncation_side` and `longest` are what tokenizer_config.json declares.
+    Raises `ModelError` if the ids of any sample text differ from those of transformers.
     """
 
-    def __init__(self, folder: Path, vocabulary: int | None = None) -> None:
-        self._plain = _build(folder, without_control_tokens)
-        largest = max(self._plain.get_vocab(with_added_tokens=False).values(), default=0)
-        if vocabulary is not None and largest >= vocabulary:
-            raise ModelError(
-                f"the tokenizer in {folder} has ids up to {largest}, but the model knows {vocabulary}:"
-                " it belongs to another model"
-            )
-        if not self._plain.encode("a", add_special_tokens=False).ids:
-            raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
-        self.single = _single_template(self._plain)
-        self.pair = _pair_template(self._plain)
+    def __init__(
+        self,
+        folder: Path,
+        vocabulary: int | None = None,
+        *,
+        own: Sequence[str] = (),
+        control: Sequence[str] = (),
+        lowercase: bool = False,
+        trusted: bool = False,
+    ) -> None:
+        published = read_published(folder)
+        backend: Tokenizer = published.backend_tokenizer
+        if lowercase:
+            rest = [backend.normalizer] if backend.normalizer is not None else []
+            backend.normalizer = normalizers.Sequence([normalizers.Lowercase(), *rest])
+        backend.no_truncation()
+        backend.no_padding()
+        _require_letters(backend, folder)
+        self.single = single_template(backend)
+        self.pair = pair_template(backend)
+        self.truncation_side: Literal["left", "right"] = published.truncation_side
+        self._folder = folder
+        self._longest: float = published.model_max_length
+        if type(self._longest) not in (int, float):
+            raise _wrong_length(folder, self._longest)
+        placed = (*self.single.ids, *self.pair.ids)
+        hidden = frozenset() if trusted else _control_tokens(published, placed, control)
+        _require_known(backend, hidden, placed, folder, vocabulary)
+        self._secrets = {token: f"x{secrets.token_hex(12)}x" for token in hidden}
+        self._control = re.compile("|".join(map(re.escape, sorted(hidden, key=len, reverse=True))) or r"(?!)")
+        self._plain = _respelled(backend, self._secrets, folder)
+        self._plain.encode_special_tokens = trusted and published.split_special_tokens
+        require_agreement(self, published, own, hidden, folder)
+
+    @property
+    def longest(self) -> float:
+        """`model_max_length`, in tokens of a sequence; a number beyond all texts where none is declared."""
+        if self._longest < self.pair.overhead + 2:
+            raise _wrong_length(self._folder, self._longest)
+        return self._longest
+
+    def own(self, text: str) -> str:
+        """A text of the model's own, or the part of one that is, so spelled that its control tokens are such."""
+        return self._control.sub(lambda found: self._secrets[found[0]], text)
+
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its spelling, a control token's as well: for what a checkpoint names."""
+        found: int | None = self._plain.token_to_id(self._secrets.get(token, token))
+        return found
 
     def encode(self, texts: Sequence[str], limit: int) -> list[TokenArray]:
         """Ids of each text without template, [length]; of a long text at least `limit + 1`.
@@ -106,110 +148,84 @@ class TextEncoder:
         return list(self._plain.encode_batch_fast(texts, add_special_tokens=False))
 
 
-def join(template: Template, first: TokenArray, second: TokenArray | None = None) -> EncodedItem:
-    """Put the template around one or two texts."""
-    head, middle, tail = (np.array(part, dtype=np.int32) for part in (template.head, template.middle, template.tail))
-    if second is None:
-        ids = np.concatenate([head, first, tail])
-        return EncodedItem(ids, len(ids))
-    ids = np.concatenate([head, first, middle, second, tail])
-    boundary = len(head) + len(first) + len(middle)
-    return EncodedItem(ids, boundary if template.second_type_from_middle else len(ids))
-
-
-def encode_with_control_tokens(folder: Path, texts: Sequence[str]) -> list[TokenArray]:
-    """Ids of each text with control tokens recognized: for templates, never for a caller's text."""
-    return [
-        _ids(encoding.ids) for encoding in full_tokenizer(folder).encode_batch(list(texts), add_special_tokens=False)
-    ]
-
-
-def full_tokenizer(folder: Path) -> Tokenizer:
-    """The checkpoint's tokenizer, control tokens recognized: for what a checkpoint names, never for a caller's text."""
-    return _build(folder, lambda description: description | {"truncation": None, "padding": None})
-
-
-def without_control_tokens(description: dict[str, Any]) -> dict[str, Any]:
-    """A tokenizer.json that encodes every control token's spelling as the plain characters it is.
-
-    Added tokens made of whitespace alone stay: they are how ModernBERT spells indentation.
-    The template stays too; it puts its tokens in by id, and only where it is asked for.
-    """
-    added = description.get("added_tokens") or []
-    control = [token for token in added if token["content"].replace("\u2581", " ").strip()]
-    plain = description | {"added_tokens": [token for token in added if token not in control]}
-    _hide(plain["model"], {token["id"]: token["content"] for token in control})
-    return plain | {"truncation": None, "padding": None}
-
-
 def _ids(ids: list[int]) -> TokenArray:
     return np.array(ids, dtype=np.int32)
 
 
-def _hide(model: dict[str, Any], control: dict[int, str]) -> None:
-    """Respell control tokens in the vocabulary so that no text can match them.
-
-    A Unigram vocabulary holds `</s>` as an ordinary piece, with a score that beats its
-    characters. Every pre-tokenizer in use removes or replaces the blank, so a piece that
-    holds one is out of reach. The ids stay as they are.
-    """
-    vocabulary = model.get("vocab")
-    if isinstance(vocabulary, list):
-        for index, spelling in control.items():
-            if index < len(vocabulary) and vocabulary[index][0] == spelling:
-                vocabulary[index][0] = f" {spelling}"
-    elif isinstance(vocabulary, dict):
-        for index, spelling in control.items():
-            # WordPiece and BPE look their unknown token up by its spelling.
-            if vocabulary.get(spelling) == index and spelling != model.get("unk_token"):
-                vocabulary[f" {spelling}"] = vocabulary.pop(spelling)
-
-
-def _build(folder: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> Tokenizer:
+def _require_letters(tokenizer: Tokenizer, folder: Path) -> None:
     try:
-        return Tokenizer.from_str(json.dumps(change(json.loads(_description(folder)))))
-    except ModelError:
-        raise
-    except Exception as error:  # the tokenizers library raises bare Exception
-        reason = str(error).strip().splitlines()[:1]
-        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(reason)}") from None
+        ids = tokenizer.encode("a", add_special_tokens=False).ids
+    except Exception:  # the tokenizers library raises bare Exception
+        ids = []
+    if not ids:
+        raise ModelError(f"the tokenizer in {folder} gives no tokens for a letter: its vocabulary is not complete")
 
 
-def _description(folder: Path) -> str:
-    path = folder / "tokenizer.json"
-    if path.exists():
-        return path.read_text(encoding="utf-8")
-    # transformers would build a tokenizer that knows nothing.
-    if not any(path for pattern in _OLDER_VOCABULARIES for path in folder.glob(pattern)):
-        raise ModelError(f"{folder} has no tokenizer: tokenizer.json is missing; download the model again")
-    # Converts the older formats.
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    backend = getattr(tokenizer, "backend_tokenizer", None)
-    if not isinstance(backend, Tokenizer):
-        raise ModelError(f"the tokenizer in {folder} has no fast version: add its tokenizer.json")
-    description: str = backend.to_str()
-    return description
+def _require_known(
+    tokenizer: Tokenizer, control: Collection[str], template: Sequence[int], folder: Path, vocabulary: int | None
+) -> None:
+    """Whatever a text, the model knows its ids."""
+    if vocabulary is None:
+        return
+    added = tokenizer.get_added_tokens_decoder().items()
+    words = [index for index, token in added if token.content not in control]
+    largest = max([_largest(tokenizer), *template, *words])
+    if largest >= vocabulary:
+        raise ModelError(
+            f"the tokenizer in {folder} has ids up to {largest}, but the model knows {vocabulary}:"
+            " it belongs to another model"
+        )
 
 
-def _pair_template(tokenizer: Tokenizer) -> Template:
-    encoding: Any = tokenizer.encode("a", "b")
-    kinds = encoding.sequence_ids
-    first, second = kinds.index(0), kinds.index(1)
-    middle_at = next((i for i in range(first, second) if kinds[i] is None), second)
-    tail_at = len(kinds) - next(i for i, kind in enumerate(reversed(kinds)) if kind == 1)
-    return Template(
-        head=tuple(encoding.ids[:first]),
-        middle=tuple(encoding.ids[middle_at:second]),
-        tail=tuple(encoding.ids[tail_at:]),
-        second_type_from_middle=encoding.type_ids[second] == 1,
+def _largest(tokenizer: Tokenizer) -> int:
+    if isinstance(tokenizer.model, Unigram):  # a list, and often a quarter of a million pieces
+        return int(tokenizer.get_vocab_size(with_added_tokens=False)) - 1
+    return max(tokenizer.get_vocab(with_added_tokens=False).values(), default=0)
+
+
+def _wrong_length(folder: Path, declared: object) -> ModelError:
+    return ModelError(
+        f"{folder / 'tokenizer_config.json'}: model_max_length is {declared!r}, not a number of tokens that holds a"
+        " pair: correct it"
     )
 
 
-def _single_template(tokenizer: Tokenizer) -> Template:
-    encoding: Any = tokenizer.encode("a")
-    kinds = encoding.sequence_ids
-    first = kinds.index(0)
-    tail_at = len(kinds) - next(i for i, kind in enumerate(reversed(kinds)) if kind == 0)
-    return Template(head=tuple(encoding.ids[:first]), middle=(), tail=tuple(encoding.ids[tail_at:]))
+def _control_tokens(published: Any, template: Sequence[int], prompt: Sequence[str]) -> frozenset[str]:
+    backend: Tokenizer = published.backend_tokenizer
+    added = {token.content: token.special for token in backend.get_added_tokens_decoder().values()}
+    marked = {token for token, special in added.items() if special or token in prompt or _BARRED.fullmatch(token)}
+    found = marked | {backend.id_to_token(index) for index in template} | set(published.all_special_tokens)
+    # Added tokens made of whitespace alone are how ModernBERT spells indentation.
+    return frozenset(token for token in found if token and token.replace("\u2581", " ").strip())
+
+
+def _respelled(backend: Tokenizer, spelling: Mapping[str, str], folder: Path) -> Tokenizer:
+    """A tokenizer with the same ids, in which control tokens are spelled otherwise.
+
+    Added tokens keep their order, on which their ids may depend. A Unigram vocabulary holds `</s>` as an ordinary
+    piece, with a score that beats its characters, so vocabularies are respelled, too. The template puts its tokens
+    in by id.
+    """
+    text: str = backend.to_str()
+    at = text.index(_MODEL)
+    description = json.loads(text[:at].rstrip(",") + "}")
+    for token in description["added_tokens"]:
+        token["content"] = spelling.get(token["content"], token["content"])
+    try:
+        return Tokenizer.from_str(f"{json.dumps(description)[:-1]}, {_respelled_model(text[at:], spelling)}")
+    except Exception as error:  # the tokenizers library raises bare Exception
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
+
+
+def _respelled_model(text: str, spelling: Mapping[str, str]) -> str:
+    """The model's part of a tokenizer, as the tokenizers library writes it.
+
+    It is changed as text: to parse a large vocabulary and write it again takes half a second.
+    """
+    if not spelling:
+        return text
+    quoted = {json.dumps(token, ensure_ascii=False): json.dumps(secret) for token, secret in spelling.items()}
+    tokens = "|".join(map(re.escape, quoted))
+    # A key of a vocabulary, a Unigram piece, or the unknown token. No quote inside a token comes without a backslash.
+    places = rf'(?<=[{{,])(?:{tokens})(?=:\d)|(?<=\[)(?:{tokens})(?=,-?\d)|(?<="unk_token":)(?:{tokens})'
+    return re.sub(places, lambda found: quoted[found[0]], text)

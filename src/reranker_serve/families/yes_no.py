@@ -17,7 +17,7 @@ from reranker_serve.errors import InvalidRequest, ModelError, SettingsError
 from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.prompts import Prompt
 from reranker_serve.families.scores import sigmoid
-from reranker_serve.families.tokenizer import TextEncoder, encode_with_control_tokens
+from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.types import (
     WHOLE,
     ClassifierReadout,
@@ -30,6 +30,7 @@ from reranker_serve.types import (
     TokenArray,
 )
 
+_LONGEST_PIECE = 10_000  # tokens
 _FIELD = re.compile(r"\{(instruction|query|document)\}")
 
 
@@ -75,15 +76,18 @@ class YesNo:
     name = "yes_no"
     listwise = False
 
-    def __init__(self, folder: Path, prompt: Prompt, max_length: int, shift: float, classifier: bool) -> None:
+    def __init__(
+        self, folder: Path, prompt: Prompt, max_length: int, shift: float, classifier: bool, trusted: bool = False
+    ) -> None:
         self.prompt = prompt.name
         self.takes_instruction = prompt.takes_instruction
         self._default_instruction = prompt.instruction
         self._shift = shift
-        fixed = _read_template(folder, prompt)
+        own = [_FIELD.sub("x", piece) for piece in _pieces(prompt)]
+        self._encoder = TextEncoder(folder, own=own, control=prompt.control, trusted=trusted)
+        fixed = _read_template(self._encoder, folder, prompt)
         self.readout = ClassifierReadout() if classifier else NextTokenReadout(_ids_of(prompt.answers, fixed))
         self.score_scale = _score_scale(prompt, shift)
-        self._encoder = TextEncoder(folder)
         self._before = [fixed.get(piece) for piece in prompt.before]
         self._after = np.concatenate([fixed[piece] for piece in prompt.after])
         slots = {name: Slot.of(piece, self._encoder) for piece in _pieces(prompt) for name in _FIELD.findall(piece)}
@@ -162,11 +166,11 @@ def _pieces(prompt: Prompt) -> tuple[str, ...]:
     return (*prompt.before, prompt.document, *prompt.after)
 
 
-def _read_template(folder: Path, prompt: Prompt) -> dict[str, TokenArray]:
+def _read_template(encoder: TextEncoder, folder: Path, prompt: Prompt) -> dict[str, TokenArray]:
     """Ids of every piece without a field, and of the tokens that must be one id. Raises `ModelError`."""
     single = (*prompt.control, *prompt.answers)
     wanted = [*(piece for piece in _pieces(prompt) if not _FIELD.search(piece)), *single]
-    ids = dict(zip(wanted, encode_with_control_tokens(folder, wanted), strict=True))
+    ids = dict(zip(wanted, encoder.encode([encoder.own(piece) for piece in wanted], _LONGEST_PIECE), strict=True))
     split = [token for token in single if len(ids[token]) != 1]
     if split:
         raise ModelError(

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Literal
 
 from reranker_serve.errors import StartupError
-from reranker_serve.loader import folder_name, load
+from reranker_serve.loader import load
+from reranker_serve.model_names import folder_name
 from reranker_serve.settings import Settings
 from reranker_serve.tools.in_process import Ask, in_order, run_in_process
 from reranker_serve.types import RerankRequest
