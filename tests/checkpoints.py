@@ -352,3 +352,31 @@ def save_language_model(name: str, folder: Path, tokenizer: PreTrainedTokenizerF
     path = folder / "config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"_name_or_path": PUBLISHED_AS[name]}))
     return folder
+
+
+def save_listwise(folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, **changes: int) -> Path:
+    """Save a random listwise model as jina-reranker-v3 is published, with `changes` to its configuration."""
+    tokenizer = tokenizer or qwen()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|embed_token|>", "<|rerank_token|>"]})
+    config = CONFIG_MAPPING["qwen3"](
+        **{**SMALL_DECODER, "max_position_embeddings": 16_384, "vocab_size": len(tokenizer), **changes}
+    )
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(config)
+    spread_out(model)
+    with torch.no_grad():
+        model.model.norm.weight.normal_(1, 0.1)
+    hidden = config.hidden_size
+    model.save_pretrained(
+        folder,
+        state_dict=model.state_dict()
+        | {
+            "projector.0.weight": torch.randn(hidden // 2, hidden),
+            "projector.2.weight": torch.randn(24, hidden // 2),
+        },
+    )
+    tokenizer.save_pretrained(folder)
+    path = folder / "config.json"
+    code = {"architectures": ["JinaForRanking"], "auto_map": {"AutoModel": "modeling.JinaForRanking"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | code))
+    return folder

@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
-    ["types", "layers", "errors", "model_names", "weight_formats", "variables"],
+    ["types", "layers", "readouts", "errors", "model_names", "weight_formats", "variables"],
     ["settings", "rates", "telemetry", "keys", "checkpoint", "published"],
     ["families", "backends"],
     ["engine", "cache"],
@@ -103,9 +103,9 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
         "backends/adapter.py",
         "backends/architectures.py",
         "backends/bidirectional.py",
+        "backends/layers.py",
         "backends/layout.py",
         "backends/int8.py",
-        "backends/layers.py",
         "backends/linear.py",
         "backends/failures.py",
         "backends/packed.py",

@@ -2,7 +2,7 @@
 
 In memory, least recently used first out. Lives on the event loop: not thread-safe, and needs
 no lock. It may stand before any family whose score of a document depends on the query and
-that document alone, as all do so far; a listwise family must be served without it.
+that document alone, and so not before a listwise one.
 """
 
 from __future__ import annotations

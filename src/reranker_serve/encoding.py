@@ -58,12 +58,12 @@ class Encoding:
     def guess(self, asked: Asked) -> int:
         """Tokens that these texts may have, of which no more than the queue holds are worth guessing.
 
-        The query counts with each document, as most models read it.
+        The query counts with each document, as most models read it; of a list twice.
         """
         tokens = 0
         for query, documents in asked:
             most = query.max_length * query.cut.chunks
-            dense = self._density.tokens(_characters(query, documents))
+            dense = self._density.tokens(self._characters(query, documents))
             tokens += min(dense + len(documents) * self._least_tokens, len(documents) * most)
         return min(tokens, self._max_tokens)
 
@@ -100,7 +100,7 @@ class Encoding:
         for query, documents in asked:
             most = self._most_chunks(query, documents)
             parts: list[Encoded] = []
-            for some in _slices(query, documents):
+            for some in [documents] if self._family.listwise else _slices(query, documents):
                 if given_up.is_set() or ((done or parts) and time.monotonic() >= until):
                     break
                 parts.append(self._encode_slice(query, some, most))
@@ -131,8 +131,14 @@ class Encoding:
         if any(query.cut.chunks > 1 for query, _ in asked):  # chunks overlap, and each has the query
             return
         read = zip(asked, done, strict=False)
-        characters = sum(_characters(query, documents[: len(part.truncated)]) for (query, documents), part in read)
+        characters = sum(self._characters(query, documents[: len(part.truncated)]) for (query, documents), part in read)
         self._density.learn(characters, sum(count_tokens(part.items) for part in done))
+
+    def _characters(self, query: Query, documents: Sequence[str]) -> int:
+        """Characters that are read of a query and its documents."""
+        reach = _reach(query)
+        times = 2 if self._family.listwise else len(documents)
+        return times * min(len(query.text), reach) + sum(min(len(text), reach) for text in documents)
 
     def _most_chunks(self, query: Query, documents: Sequence[str]) -> int:
         """Chunks of a document, of which all together make no more than twice what the queue holds, or a few each."""
@@ -143,12 +149,6 @@ class Encoding:
 def _reach(query: Query) -> int:
     """Characters of a text of which more are not read."""
     return query.max_length * query.cut.chunks * _CHARACTERS_PER_TOKEN
-
-
-def _characters(query: Query, documents: Sequence[str]) -> int:
-    """Characters that are read of a query with each of its documents."""
-    reach = _reach(query)
-    return len(documents) * min(len(query.text), reach) + sum(min(len(text), reach) for text in documents)
 
 
 def _slices(query: Query, documents: Sequence[str]) -> Iterator[Sequence[str]]:
@@ -185,14 +185,19 @@ def _merge(parts: Sequence[Encoded]) -> Encoded:
 
 def _least_tokens(family: Family) -> int:
     """What a document without any text costs: no document costs less."""
-    empty = family.encode("", ("",), max_length=family.max_length_bounds[1], instruction=None)
-    return min(len(item) for item in empty.items)
+    longest = family.max_length_bounds[1]
+    one, two = (family.encode("", [""] * number, max_length=longest, instruction=None) for number in (1, 2))
+    # Of a list it is what a second one adds, as the rest is there for all.
+    return count_tokens(two.items) - count_tokens(one.items)
 
 
 def _check_nothing_lost(encoded: Encoded, documents: Sequence[str], query: Query) -> None:
-    limit = f"does not fit (at most {query.max_length} tokens a pair), and truncation is off"
+    whole = "document" if encoded.blocks else "pair"
+    limit = f"does not fit (at most {query.max_length} tokens a {whole}), and truncation is off"
     if encoded.query_truncated:
-        raise TooLong(f"the query {limit}", "query")
+        raise TooLong(
+            "the query does not fit, and truncation is off" if encoded.blocks else f"the query {limit}", "query"
+        )
     lost = {text for text, truncated in zip(documents, encoded.truncated, strict=True) if truncated}
     for index, text in enumerate(query.documents):
         if text in lost:

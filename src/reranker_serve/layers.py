@@ -16,8 +16,7 @@ class DenseLayer:
     """[..., inputs] -> [..., outputs]: activation(W x + b), with `residual` plus x, or R x where the widths differ.
 
     `weights` is a file of the checkpoint's folder, as a path relative to it, with the tensors `linear.weight`, with
-    `bias` `linear.bias`, and for R `residual.weight`; `tensor` is what is there in the place of `linear`. The gelu is
-    the exact one.
+    `bias` `linear.bias`, and for R `residual.weight`; `name` stands for `linear`. The gelu is the exact one.
     """
 
     weights: str
@@ -26,14 +25,14 @@ class DenseLayer:
     bias: bool
     activation: Activation
     residual: bool = False
-    tensor: str = "linear"
+    name: str = "linear"
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """The tensors of the file."""
-        shapes: dict[str, tuple[int, ...]] = {f"{self.tensor}.weight": (self.outputs, self.inputs)}
+        shapes: dict[str, tuple[int, ...]] = {f"{self.name}.weight": (self.outputs, self.inputs)}
         if self.bias:
-            shapes[f"{self.tensor}.bias"] = (self.outputs,)
+            shapes[f"{self.name}.bias"] = (self.outputs,)
         if self.residual and self.inputs != self.outputs:
             shapes["residual.weight"] = (self.outputs, self.inputs)
         return shapes

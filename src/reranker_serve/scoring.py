@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -103,7 +104,8 @@ class Scoring:
         )
         self.encoding = Encoding(scorer.family, settings.max_queue_tokens, tracing)
         entries = settings.cache_entries
-        self._cache = ScoreCache(entries, metrics.cache_hits.inc, metrics.cache_misses.inc) if entries else None
+        keeps = entries and not scorer.family.listwise
+        self._cache = ScoreCache(entries, metrics.cache_hits.inc, metrics.cache_misses.inc) if keeps else None
         self._model_facts = _model_facts(scorer)
         self.engine.start()
 
@@ -114,27 +116,39 @@ class Scoring:
         return dropped
 
     async def score(self, queries: Sequence[Query], terms: Terms) -> Scores:
-        """Equal documents of a query are computed once, and those whose score is known not at all."""
+        """Equal documents of a query are computed once, and those whose score is known not at all; but each one where
+        a score depends on the whole list."""
         self.engine.check_open()
-        pairs: dict[_Pair, None] = {(at, text): None for at, query in enumerate(queries) for text in query.documents}
+        pairs = [(at, text) for at, query in enumerate(queries) for text in query.documents]
         call = _Call(queries, terms)
-        if self._cache is None:
-            found = dict(zip(pairs, await self._compute(call, list(pairs)), strict=True))
+        if self._family.listwise:
+            scores = await self._compute(call, pairs)
+            read = list(zip(pairs, scores, strict=True))
         else:
-            keys = dict(zip(await self._keys(queries), pairs, strict=True))
-            scores = await self._cache.get(
-                list(keys),
-                lambda missing: self._compute(call, [keys[key] for key in missing]),
-                terms.priority,
-                terms.due,
-                _on_loop(terms.due) if terms.partly else None,
-            )
-            found = dict(zip(pairs, scores, strict=True))
+            found = await self._distinct(call, list(dict.fromkeys(pairs)))
+            scores = [found[pair] for pair in pairs]
+            read = list(found.items())
+        rest = iter(scores)
         return Scores(
-            tuple(tuple(found[at, text] for text in query.documents) for at, query in enumerate(queries)),
-            _tokens_read(found),
+            tuple(tuple(islice(rest, len(query.documents))) for query in queries),
+            _tokens_read(read),
             tuple(call.passes),
         )
+
+    async def _distinct(self, call: _Call, pairs: Sequence[_Pair]) -> dict[_Pair, Found]:
+        """A score for each of these, no two of which are equal."""
+        if self._cache is None:
+            return dict(zip(pairs, await self._compute(call, pairs), strict=True))
+        terms = call.terms
+        keys = dict(zip(await self._keys(call.queries), pairs, strict=True))
+        scores = await self._cache.get(
+            list(keys),
+            lambda missing: self._compute(call, [keys[key] for key in missing]),
+            terms.priority,
+            terms.due,
+            _on_loop(terms.due) if terms.partly else None,
+        )
+        return dict(zip(pairs, scores, strict=True))
 
     async def _keys(self, queries: Sequence[Query]) -> list[bytes]:
         """One for each distinct document of each query, in their order."""
@@ -231,11 +245,11 @@ def _model_facts(scorer: Scorer) -> str:
     return repr((*model, backend.device, backend.dtype, backend.attention))
 
 
-def _tokens_read(found: dict[_Pair, Found]) -> int:
+def _tokens_read(found: Sequence[tuple[_Pair, Found]]) -> int:
     """Those of the documents, and what the documents of a query share once a query."""
     shared: dict[int, int] = {}
     own = 0
-    for (query, _), score in found.items():
+    for (query, _), score in found:
         if score is not None:
             own += score.tokens
             shared[query] = max(shared.get(query, 0), score.shared_tokens)
@@ -247,6 +261,8 @@ def _pair_scores(encoded: Encoded, raw: FloatArray, computed: NDArray[np.bool_])
 
     None for a document of which a chunk, or what all documents share, was not `computed`.
     """
+    if encoded.blocks:
+        return _block_scores(encoded, raw, computed)
     chunks, first = encoded.chunks, encoded.first
     lengths = [len(item) for item in encoded.items[first:]]
     shared = count_tokens(encoded.items) - sum(lengths)
@@ -260,4 +276,13 @@ def _pair_scores(encoded: Encoded, raw: FloatArray, computed: NDArray[np.bool_])
         done = np.logical_and.reduceat(done, starts).tolist()
     rest = shared, encoded.query_truncated, encoded.unit
     parts = zip(best, encoded.truncated, chunks, lengths, strict=True)
+    return [PairScore(*part, *rest) if there else None for part, there in zip(parts, done, strict=True)]
+
+
+def _block_scores(encoded: Encoded, raw: FloatArray, computed: NDArray[np.bool_]) -> list[Found]:
+    """One a document, from one raw score each; None where its block was not `computed`."""
+    tokens = [own for block in encoded.blocks for own in block]
+    done = np.repeat(computed, [len(block) for block in encoded.blocks]).tolist()
+    parts = zip(raw.tolist(), encoded.truncated, encoded.chunks, tokens, strict=True)
+    rest = 0, encoded.query_truncated, encoded.unit
     return [PairScore(*part, *rest) if there else None for part, there in zip(parts, done, strict=True)]

@@ -14,14 +14,12 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker_serve.layers import Layer
+from reranker_serve.readouts import Readout
 
 FloatArray = NDArray[np.float32]
 TokenArray = NDArray[np.int32]
 # Of items, in their order: a row of numbers for each, [items, width], or for each the vectors read, [vectors, width].
 Outputs = FloatArray | list[FloatArray]
-# Of the last hidden states of a sequence: its first one, the mean of all, its last one.
-Pooling = Literal["cls", "mean", "last"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +172,7 @@ class Encoded:
 
     `chunks` has each document's number of items, which stand together and come last; before them may stand items of
     the query alone. `unit` is the raw score that `Family.activate` counts as one, where that depends on the query.
+    `blocks`, where items hold several documents, has for each item how many of its tokens count as each document's.
     """
 
     items: tuple[EncodedItem, ...]
@@ -181,11 +180,12 @@ class Encoded:
     query_truncated: bool
     chunks: tuple[int, ...]
     unit: float = 1.0
+    blocks: tuple[tuple[int, ...], ...] = ()
 
     @property
     def first(self) -> int:
         """Where the documents' items begin."""
-        return len(self.items) - sum(self.chunks)
+        return 0 if self.blocks else len(self.items) - sum(self.chunks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,57 +197,6 @@ class Token:
     special: bool
     start: int | None
     stop: int | None
-
-
-@dataclass(frozen=True, slots=True)
-class ClassifierReadout:
-    """Read the one logit of the checkpoint's own classification head."""
-
-    width: int = 1
-
-
-@dataclass(frozen=True, slots=True)
-class PooledReadout:
-    """Read one vector of `width` numbers a sequence, pooled from its last hidden states."""
-
-    mode: Pooling
-    width: int
-
-
-@dataclass(frozen=True, slots=True)
-class HeadReadout:
-    """Read what the checkpoint's `layers` make, in float32, of one vector a sequence, pooled as in `PooledReadout`."""
-
-    mode: Pooling
-    layers: tuple[Layer, ...]
-
-    @property
-    def width(self) -> int:
-        return self.layers[-1].outputs
-
-
-@dataclass(frozen=True, slots=True)
-class NextTokenReadout:
-    """Read the logits of these vocabulary ids as the token after the sequence, in this order."""
-
-    token_ids: tuple[int, ...]
-
-    @property
-    def width(self) -> int:
-        return len(self.token_ids)
-
-
-@dataclass(frozen=True, slots=True)
-class VectorsReadout:
-    """Read a vector of `width` numbers at each position an item says: its last hidden state through `layers`, and with
-    `normalized` made 1 long."""
-
-    width: int
-    layers: tuple[Layer, ...] = ()
-    normalized: bool = True
-
-
-Readout = ClassifierReadout | PooledReadout | HeadReadout | NextTokenReadout | VectorsReadout
 
 
 class Family(Protocol):
@@ -262,20 +211,21 @@ class Family(Protocol):
     @property
     def score_scale(self) -> str:
         """One sentence for users: what `relevance_score` and the raw score mean."""
-        ...
 
     @property
     def takes_instruction(self) -> bool: ...
 
     @property
+    def listwise(self) -> bool:
+        """Whether a score depends on the other documents of the request, and on their order."""
+
+    @property
     def prompt(self) -> str | None:
         """The name of the prompt template; None for models without one."""
-        ...
 
     @property
     def max_length_bounds(self) -> tuple[int, int]:
         """Least and greatest `max_length` a request may ask for, in tokens."""
-        ...
 
     def encode(
         self, query: str, documents: Sequence[str], *, max_length: int, instruction: str | None, cut: Cut = WHOLE
@@ -283,16 +233,13 @@ class Family(Protocol):
 
     def tokens(self, text: str, special: bool) -> list[Token]:
         """The tokens of a text by itself; with `special`, those the model puts around it too."""
-        ...
 
     def combine(self, outputs: Any) -> FloatArray:
         """`Outputs` of one query's items, as the readout has them -> one raw score a document or chunk of one,
         [documents' items]. What was not computed is zeros."""
-        ...
 
     def activate(self, raw: FloatArray) -> FloatArray:
         """Raw scores, in units of `Encoded.unit` -> relevance in [0, 1], same shape and the same order."""
-        ...
 
 
 class Backend(Protocol):
@@ -307,12 +254,10 @@ class Backend(Protocol):
     @property
     def attention(self) -> str:
         """How sequences share a forward pass: `packed` or `padded`, and by which kernel."""
-        ...
 
     @property
     def batch_token_cap(self) -> int | None:
         """Most tokens worth putting in one forward pass on this device; None for no cap."""
-        ...
 
     def forward(self, items: Sequence[EncodedItem]) -> Outputs:
         """Run the model: in the order given, a row of `readout.width` numbers an item, [items, width], or for a
@@ -320,7 +265,6 @@ class Backend(Protocol):
 
         Raises `OutOfMemory` when fewer items might fit, `BackendLost` when nothing will.
         """
-        ...
 
 
 @runtime_checkable
@@ -332,7 +276,6 @@ class OverlappingBackend(Backend, Protocol):
 
         Passes are computed in the order begun. Both may raise what `forward` raises.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from reranker_serve.backends.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError, StartupError
 from reranker_serve.model_files.assemble import assembled
-from reranker_serve.types import ClassifierReadout
+from reranker_serve.readouts import ClassifierReadout
 from tests.adapters import Tensors, raw_scores, save_adapter, save_merged, scale
 from tests.checkpoints import load_scorer, save_cross_encoder, save_language_model
 

@@ -16,7 +16,8 @@ from reranker_serve.backends import torch as torch_backend
 from reranker_serve.backends.torch import CudaBackend, TorchBackend, load_finite
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import BackendError, BackendLost, ModelError, OutOfMemory
-from reranker_serve.types import ClassifierReadout, EncodedItem
+from reranker_serve.readouts import ClassifierReadout
+from reranker_serve.types import EncodedItem
 from tests.checkpoints import save_cross_encoder
 
 ITEMS = [EncodedItem(np.arange(5, 14, dtype=np.int32), 9)]

@@ -24,7 +24,8 @@ from reranker_serve.backends.torch import load_finite
 from reranker_serve.backends.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout, EncodedItem, NextTokenReadout, Readout
+from reranker_serve.readouts import ClassifierReadout, NextTokenReadout, Readout
+from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder, save_language_model
 from tests.conftest import fake_settings
 from tests.machine import needs_bfloat16, needs_int8

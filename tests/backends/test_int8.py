@@ -15,7 +15,8 @@ from reranker_serve.backends.device import Machine
 from reranker_serve.backends.int8 import channel_peaks, int8_product, quantize_rows
 from reranker_serve.backends.torch import check_quantization
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout, EncodedItem, PooledReadout
+from reranker_serve.readouts import ClassifierReadout, PooledReadout
+from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder
 from tests.machine import needs_int8
 

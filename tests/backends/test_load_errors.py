@@ -11,7 +11,7 @@ import torch
 from reranker_serve.backends.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError
-from reranker_serve.types import ClassifierReadout
+from reranker_serve.readouts import ClassifierReadout
 from tests.checkpoints import save_cross_encoder
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from reranker_serve.backends import packed
@@ -15,7 +16,8 @@ from reranker_serve.backends.layout import Layout
 from reranker_serve.backends.torch import CudaBackend, TorchBackend
 from reranker_serve.backends.weights import load_weights
 from reranker_serve.checkpoint import read_folder
-from reranker_serve.types import ClassifierReadout, EncodedItem, OverlappingBackend
+from reranker_serve.readouts import ClassifierReadout
+from reranker_serve.types import EncodedItem, OverlappingBackend
 from tests.checkpoints import save_cross_encoder
 
 CPU = torch.device("cpu")
@@ -104,6 +106,17 @@ def test_packed_attention_is_attention_within_each_sequence_and_its_prefix(
     assert weights is None
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)
+
+
+def test_a_long_sequence_is_attended_to_without_a_mask_of_its_square() -> None:
+    tokens = 16_384
+    layout = Layout.of([EncodedItem(np.zeros(tokens, dtype=np.int32), tokens)], causal=True, device=torch.device("cpu"))
+    torch.manual_seed(0)
+    query, key, value = (torch.randn(1, heads, tokens, 8) for heads in (2, 1, 1))
+    expected = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
+    got, _ = packed.packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout)
+    torch.testing.assert_close(got.transpose(1, 2), expected, atol=1e-4, rtol=0)
+    assert sum(mask.numel() for mask in layout._masks.values()) <= 2 * 8192**2  # of both query heads
 
 
 def test_a_shared_prefix_lies_in_the_row_once() -> None:

@@ -10,7 +10,8 @@ from transformers import AutoModelForCausalLM
 
 from reranker_serve.backends.architectures import ARCHITECTURES
 from reranker_serve.backends.padded import PaddedLanguageModel
-from reranker_serve.types import EncodedItem, NextTokenReadout
+from reranker_serve.readouts import NextTokenReadout
+from reranker_serve.types import EncodedItem
 from tests.checkpoints import save_language_model
 
 

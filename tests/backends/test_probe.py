@@ -20,7 +20,7 @@ from transformers import (
 
 from reranker_serve.backends.probe import probe_items, random_items
 from reranker_serve.backends.torch import TorchBackend
-from reranker_serve.types import ClassifierReadout
+from reranker_serve.readouts import ClassifierReadout
 
 ONE = ClassifierReadout()
 TINY = {"hidden_size": 16, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 16, "num_labels": 1}

@@ -19,7 +19,8 @@ from reranker_serve.backends.packed import PackedForward
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.backends.torch import CudaBackend, TorchBackend, check_quantization, inspect_machine
 from reranker_serve.errors import ModelError
-from reranker_serve.types import EncodedItem, OverlappingBackend, VectorsReadout
+from reranker_serve.readouts import VectorsReadout
+from reranker_serve.types import EncodedItem, OverlappingBackend
 from tests.backends.test_packed import CPU, items, textbook
 from tests.checkpoints import load_scorer, save_language_model
 from tests.families.test_late_interaction_parity import DOCUMENTS, FIXED, MARKED, QUERY, max_sims, save_multi_vector

@@ -19,7 +19,7 @@ from transformers import BertConfig, BertForSequenceClassification
 from reranker_serve.backends.device import MappedFiles
 from reranker_serve.backends.weights import StoredEmbedding, load_weights, stored_precision
 from reranker_serve.checkpoint import read_folder
-from reranker_serve.types import ClassifierReadout
+from reranker_serve.readouts import ClassifierReadout
 from tests.checkpoints import (
     CROSS_ENCODERS,
     LANGUAGE_MODELS,
@@ -149,7 +149,7 @@ import sys, re, torch
 from pathlib import Path
 from reranker_serve.backends.weights import load_weights
 from reranker_serve.checkpoint import read_folder
-from reranker_serve.types import ClassifierReadout
+from reranker_serve.readouts import ClassifierReadout
 small, large = (read_folder(Path(folder)) for folder in sys.argv[1:3])
 load_weights(small, ClassifierReadout(), torch.bfloat16, "cpu")  # imports, and the libraries' own memory
 Path("/proc/self/clear_refs").write_text("5")  # the peak so far

@@ -19,7 +19,8 @@ from reranker_serve.backends.padded import PaddedForward
 from reranker_serve.backends.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import StartupError
-from reranker_serve.types import FloatArray, HeadReadout, Scorer
+from reranker_serve.readouts import HeadReadout
+from reranker_serve.types import FloatArray, Scorer
 from tests.checkpoints import SMALL_DECODER, load_scorer, spread_out
 from tests.families.test_yes_no_ids import TEXTS
 from tests.families.test_yes_no_parity import TOLERANCE, encode, ours, text

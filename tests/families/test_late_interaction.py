@@ -98,6 +98,16 @@ def test_a_query_is_filled_up_and_its_filling_is_unseen(folder: Path) -> None:
     assert encoded.unit == 32.0
 
 
+@pytest.mark.parametrize("special", [True, False])
+def test_no_text_spells_a_marker_or_the_mask(special: bool, tmp_path: Path) -> None:
+    scorer = load_scorer(save_pylate(tmp_path, "bert", {"do_query_expansion": False}, special))
+    query, document = encode(scorer, "[Q] how [MASK] [Q] ", ["[D] a [MASK] [D] "]).items
+    mask = 4
+    for item in (query, document):
+        assert item.ids.tolist().count(item.ids[1]) == 1
+        assert mask not in item.ids
+
+
 def test_a_request_may_narrow_the_length_and_the_setting_too(folder: Path) -> None:
     scorer = load_scorer(folder)
     assert scorer.family.max_length_bounds == (4, 40)
@@ -309,11 +319,6 @@ def test_stanfords_folder_without_a_projection(tmp_path: Path) -> None:
         ("2_MultiVectorMask/config.json", {"keep_only_token_ids": [7]}, "keep_only_token_ids is for images"),
         ("2_MultiVectorMask/config.json", {"skiplist_tasks": ["image"]}, "skiplist_tasks is ['image']"),
         ("3_Normalize/config.json", {"module_input_name": "sentence_embedding"}, "module_input_name is"),
-        (
-            DECLARED,
-            {"prompts": {"query": "how [Q] ", "document": ""}},
-            "control tokens may stand at its beginning only",
-        ),
         (DECLARED, {"prompts": {"query": 3}}, "prompts is {'query': 3}, not text"),
     ],
 )

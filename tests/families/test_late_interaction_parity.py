@@ -20,7 +20,7 @@ from transformers import AutoModel, AutoTokenizer, BertTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from reranker_serve.types import FloatArray, Scorer
-from tests.checkpoints import SMALL, byte_bpe, load_scorer, spread_out, unigram, wordpiece
+from tests.checkpoints import SMALL, byte_bpe, load_scorer, real_tokenizer, spread_out, unigram, wordpiece
 from tests.families.test_cross_encoder_parity import LONG, text
 
 QUERY = "How do plants make food?"
@@ -37,15 +37,19 @@ DOCUMENTS = [
 BACKBONES: dict[str, tuple[Any, dict[str, Any]]] = {
     "bert": (wordpiece, {"type_vocab_size": 2}),
     "xlm-roberta": (unigram, {"max_position_embeddings": 132, "type_vocab_size": 1}),
+    "mpnet": (unigram, {"max_position_embeddings": 132}),
     "modernbert": (byte_bpe, {"local_attention": 128, "global_attn_every_n_layers": 2, "num_hidden_layers": 4}),
 }
+PACKED = ["bert", "xlm-roberta", "modernbert"]
 FIXED = {"strategy": "fixed", "length": 32}
 MARKED = {"query": "[Q] ", "document": "[D] "}
 
 
-def save_backbone(folder: Path, name: str, changes: dict[str, Any] | None = None, markers: Any = ()) -> Path:
+def save_backbone(
+    folder: Path, name: str, changes: dict[str, Any] | None = None, markers: Any = (), tokenizer: Any = None
+) -> Path:
     build, known = BACKBONES[name]
-    tokenizer = build()
+    tokenizer = tokenizer or build()
     tokenizer.add_tokens(list(markers), special_tokens=True)
     tokenizer.model_max_length = 128
     config = CONFIG_MAPPING[name](
@@ -112,7 +116,7 @@ def reference(folder: Path, query: str, documents: list[str]) -> FloatArray:
     return scores
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", PACKED)
 @pytest.mark.parametrize("expansion", [None, FIXED, FIXED | {"attend": True}, {"strategy": "min", "length": 24}])
 @pytest.mark.parametrize("query", [QUERY, text(60, 3)])
 def test_scores_equal_sentence_transformers(
@@ -128,11 +132,15 @@ def test_scores_equal_sentence_transformers(
 
 
 def save_pylate(
-    folder: Path, name: str = "bert", declared: dict[str, Any] | None = None, special: bool = False
+    folder: Path,
+    name: str = "bert",
+    declared: dict[str, Any] | None = None,
+    special: bool = False,
+    tokenizer: Any = None,
 ) -> Path:
     """As PyLate 1.x writes it: two modules, and the rest beside them."""
-    save_backbone(folder, name)
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+    save_backbone(folder, name, tokenizer=tokenizer)
+    tokenizer = tokenizer or AutoTokenizer.from_pretrained(folder)
     tokenizer.add_tokens(["[Q] ", "[D] "], special_tokens=special)
     tokenizer.save_pretrained(folder)
     model = AutoModel.from_pretrained(folder)
@@ -187,10 +195,38 @@ def agree(folder: Path, queries: Sequence[str] = (QUERY, text(60, 3))) -> Scorer
 
 
 @pytest.mark.parametrize("special", [False, True])
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", PACKED)
 def test_pylates_folders(name: str, special: bool, tmp_path: Path) -> None:
     scorer = agree(save_pylate(tmp_path, name, special=special))
     assert len(scorer.family.encode(QUERY, [""], max_length=40, instruction=None).items[0]) == 24
+
+
+REAL = [
+    ("bert", "bert-base-uncased"),
+    ("modernbert", "modernbert-base"),
+    ("xlm-roberta", "xlm-roberta-base-reconstructed"),
+]
+
+
+@pytest.mark.parametrize(("name", "tokenizer"), REAL)
+def test_real_tokenizers(name: str, tokenizer: str, tmp_path: Path) -> None:
+    folder = save_pylate(tmp_path, name, tokenizer=AutoTokenizer.from_pretrained(real_tokenizer(tokenizer)))
+    scorer = load_scorer(folder)
+    odd = ["    def f(x):\n\treturn x  # tab", "déjà vu, naïve: \u4f60\u597d \U0001f600!", "it's 3.14 (ca.)"]
+    documents = [*DOCUMENTS, *odd]
+    for query in (" leading blank", "What's the Red Planet?"):
+        np.testing.assert_allclose(max_sims(scorer, query, documents), reference(folder, query, documents), atol=1e-4)
+
+
+def test_markers_that_a_real_vocabulary_holds(tmp_path: Path) -> None:
+    tokenizer = AutoTokenizer.from_pretrained(real_tokenizer("bert-base-uncased"))
+    declared = {"query_prefix": "[unused0] ", "document_prefix": "[unused1]"}
+    agree(save_pylate(tmp_path, declared=declared, tokenizer=tokenizer))
+
+
+def test_an_encoder_that_cannot_be_packed(tmp_path: Path) -> None:
+    scorer = agree(save_multi_vector(tmp_path, "mpnet", expansion=FIXED, prompts=MARKED))
+    assert scorer.backend.attention.startswith("padded")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +326,7 @@ def test_stanfords_folders(metadata: dict[str, Any] | None, tmp_path: Path) -> N
 @pytest.mark.parametrize(
     "prompts", [None, {"query": "how: ", "document": "leaf "}, {"query": "[Q] how ", "document": ""}]
 )
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", PACKED)
 def test_prompts_are_text_behind_what_is_a_token(name: str, prompts: dict[str, str] | None, tmp_path: Path) -> None:
     folder = save_multi_vector(tmp_path, name, prompts=prompts, document_length=40, query_length=20)
     if prompts and prompts["query"].startswith("["):
@@ -314,7 +350,7 @@ def test_no_projection_and_a_skip_list_for_both_sides(tmp_path: Path) -> None:
     agree(folder)
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize("name", PACKED)
 def test_no_score_depends_on_its_company(name: str, tmp_path: Path) -> None:
     folder = save_multi_vector(tmp_path, name, expansion=FIXED, prompts=MARKED, document_length=40)
     scorer = load_scorer(folder)

@@ -24,7 +24,8 @@ from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import StartupError
 from reranker_serve.families.modular import read_head
 from reranker_serve.families.registry import read_checkpoint
-from reranker_serve.types import FloatArray, HeadReadout, Scorer
+from reranker_serve.readouts import HeadReadout
+from reranker_serve.types import FloatArray, Scorer
 from tests.checkpoints import load_scorer, save_cross_encoder, save_encoder
 from tests.families.test_cross_encoder_parity import DOCUMENTS, LIMIT, LONG, QUERY, raw_scores
 

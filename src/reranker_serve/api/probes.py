@@ -80,6 +80,7 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "family": scorer.family.name,
         "prompt": scorer.family.prompt,
         "score_scale": scorer.family.score_scale,
+        "listwise": scorer.family.listwise,
         "device": scorer.backend.device,
         "dtype": scorer.backend.dtype,
         "precision_note": scorer.info.precision_note,

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from reranker_serve.backends.layers import vector_reader
-from reranker_serve.types import ClassifierReadout, HeadReadout, NextTokenReadout, Readout, VectorsReadout
+from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Readout, VectorsReadout
 
 # (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]
 Head = Callable[[Any, Tensor], Tensor]

@@ -13,17 +13,8 @@ from zlib import crc32
 
 import numpy as np
 
-from reranker_serve.types import (
-    WHOLE,
-    ClassifierReadout,
-    Cut,
-    Encoded,
-    EncodedItem,
-    FloatArray,
-    ModelInfo,
-    Scorer,
-    Token,
-)
+from reranker_serve.readouts import ClassifierReadout
+from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, ModelInfo, Scorer, Token
 
 # Words end at white space and at the punctuation of ASCII.
 _WORD = re.compile(r"[^\s!-/:-@[-`{-~]+")
@@ -36,6 +27,7 @@ class FakeFamily:
     """One token a word; ids are hashes of the lower-cased words, query and document apart by 0."""
 
     name = "fake"
+    listwise = False
     readout = ClassifierReadout()
     score_scale = "relevance_score = sigmoid(raw score); raw score = shared words - 1"
     takes_instruction = False

@@ -10,8 +10,8 @@ from safetensors import safe_open
 from torch import Tensor, nn
 from torch.nn.functional import normalize
 
-from reranker_serve.layers import Activation, DenseLayer, Layer
-from reranker_serve.types import VectorsReadout
+from reranker_serve.layers import Activation, DenseLayer, Layer, NormLayer
+from reranker_serve.readouts import VectorsReadout
 
 _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
     "identity": nn.Identity,
@@ -24,7 +24,7 @@ _ACTIVATIONS: dict[Activation, Callable[[], nn.Module]] = {
 
 
 class Dense(nn.Module):
-    """x [..., inputs] -> [..., outputs]; its parameters are named as in the file."""
+    """x [..., inputs] -> [..., outputs]; its parameters are named as in a file where the layer is `linear`."""
 
     def __init__(self, layer: DenseLayer) -> None:
         super().__init__()
@@ -69,10 +69,12 @@ def load_layers(folder: Path, layers: Sequence[Layer], dtype: torch.dtype, devic
 
 
 def _load(folder: Path, layer: Layer) -> nn.Module:
-    module = Dense(layer) if isinstance(layer, DenseLayer) else Norm(layer.inputs)
     with safe_open(folder / layer.weights, "pt") as stored:  # which may hold the transformer as well
         tensors = {name: stored.get_tensor(name) for name in layer.shapes}
-    if isinstance(layer, DenseLayer):
-        tensors = {name.replace(f"{layer.tensor}.", "linear.", 1): tensor for name, tensor in tensors.items()}
-    module.load_state_dict(tensors)
-    return module
+    if isinstance(layer, NormLayer):
+        norm = Norm(layer.inputs)
+        norm.load_state_dict(tensors)
+        return norm
+    dense = Dense(layer)
+    dense.load_state_dict({name.replace(layer.name, "linear", 1): tensor for name, tensor in tensors.items()})
+    return dense

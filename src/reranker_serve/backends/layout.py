@@ -15,6 +15,9 @@ from torch import Tensor
 
 from reranker_serve.types import EncodedItem, TokenArray
 
+# Masks of more keys are made anew for each layer: kept, they would be the square of a sequence.
+_MOST_KEPT_KEYS = 8192
+
 
 @dataclass(frozen=True, slots=True)
 class Span:
@@ -114,19 +117,24 @@ class Layout:
         """[repeat x len(rows), keys]: -inf where row i, a position among the keys, must not see key j, else 0.
 
         `window` w: i sees j only where |i - j| < w. None if everything is seen. The same for
-        every layer, so it is made once a batch.
+        every layer, so it is made once a batch unless it is large.
         """
         if not self.causal and (window is None or max(keys, rows.stop) <= window):
             return None
         at = (rows, keys, window, repeat)
         if at not in self._masks:
-            i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
-            j = torch.arange(keys, device=self.device)[None, :]
-            hidden = (j > i) & self.causal
-            hidden = hidden if window is None else hidden | ((i - j).abs() >= window)
-            bias = torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, float("-inf"))
-            self._masks[at] = bias.repeat(repeat, 1)
+            mask = self._mask(rows, keys, window, dtype).repeat(repeat, 1)
+            if keys > _MOST_KEPT_KEYS:
+                return mask
+            self._masks[at] = mask
         return self._masks[at]
+
+    def _mask(self, rows: range, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
+        i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]
+        j = torch.arange(keys, device=self.device)[None, :]
+        hidden = (j > i) & self.causal
+        hidden = hidden if window is None else hidden | ((i - j).abs() >= window)
+        return torch.zeros(hidden.shape, dtype=dtype, device=self.device).masked_fill_(hidden, float("-inf"))
 
     def _bounds(self, lengths: Iterable[int]) -> Tensor:
         return to_device(np.array(list(accumulate(lengths, initial=0)), dtype=np.int32), self.device)

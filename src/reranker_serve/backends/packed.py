@@ -23,13 +23,16 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from reranker_serve.backends.architectures import Architecture, reader
 from reranker_serve.backends.layout import Layout, Span, to_device
-from reranker_serve.types import EncodedItem, HeadReadout, PooledReadout, Readout, VectorsReadout
+from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout
+from reranker_serve.types import EncodedItem
 
 ATTENTION = "reranker_packed"
 
 # Rows of scores computed at a time: the scores of 8,192 tokens with themselves would not fit a cache,
 # nor with 16 heads in 2 GB.
 QUERY_BLOCK = 1024
+# Of a span with so many keys or more it is fewer rows, for the same number of scores.
+_FULL_BLOCK_KEYS = 8192
 
 # A kernel is made for every new shape of a product, which takes a millisecond and most of a megabyte.
 _LENGTH_STEP = 16
@@ -95,8 +98,9 @@ def _attend_span(
     """A span to its prefix and itself, into its rows of `out`; the rest is [heads, tokens, head_dim]."""
     k, v = (_with_prefix(part, span) for part in (key, value))
     sharing = query.shape[0] // key.shape[0]
-    for start in range(span.start, span.stop, QUERY_BLOCK):
-        stop = min(start + QUERY_BLOCK, span.stop)
+    block = max(1, QUERY_BLOCK * _FULL_BLOCK_KEYS // max(_FULL_BLOCK_KEYS, span.keys))
+    for start in range(span.start, span.stop, block):
+        stop = min(start + block, span.stop)
         rows = range(span.prefix + start - span.start, span.prefix + stop - span.start)
         seen = rows.stop if layout.causal else k.shape[1]
         mask = layout.mask(rows, seen, window, sharing, query.dtype)

@@ -14,7 +14,8 @@ from transformers import DynamicCache
 from reranker_serve.backends.architectures import Architecture, reader
 from reranker_serve.backends.layers import vector_reader
 from reranker_serve.backends.layout import by_prefix, to_device
-from reranker_serve.types import EncodedItem, HeadReadout, PooledReadout, Readout, TokenArray, VectorsReadout
+from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout
+from reranker_serve.types import EncodedItem, TokenArray
 
 # A bucket closes where its shortest sequence would be more than half padding.
 _LEAST_FILL = 0.5

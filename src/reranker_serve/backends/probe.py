@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from reranker_serve.backends import packed
 from reranker_serve.backends.architectures import architecture_of
 from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
-from reranker_serve.types import EncodedItem, FloatArray, PooledReadout, Readout, VectorsReadout
+from reranker_serve.readouts import PooledReadout, Readout, VectorsReadout
+from reranker_serve.types import EncodedItem, FloatArray
 
 logger = logging.getLogger(__name__)
 

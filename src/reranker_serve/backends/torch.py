@@ -28,16 +28,8 @@ from reranker_serve.backends.probe import NotFinite, choose_forward, probe_items
 from reranker_serve.backends.weights import load_weights, stored_precision
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import BackendError, ModelError, OutOfMemory
-from reranker_serve.types import (
-    EncodedItem,
-    FloatArray,
-    HeadReadout,
-    Outputs,
-    PooledReadout,
-    Readout,
-    VectorsReadout,
-    count_tokens,
-)
+from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout
+from reranker_serve.types import EncodedItem, FloatArray, Outputs, count_tokens
 
 logger = logging.getLogger(__name__)
 

@@ -27,7 +27,7 @@ from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.backends.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
-from reranker_serve.types import (
+from reranker_serve.readouts import (
     ClassifierReadout,
     HeadReadout,
     NextTokenReadout,

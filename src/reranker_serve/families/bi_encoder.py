@@ -17,7 +17,8 @@ from reranker_serve.errors import ModelError
 from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.modules import read_max_length, read_modules, read_pooling
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, PooledReadout, Pooling, Token
+from reranker_serve.readouts import PooledReadout, Pooling
+from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Token
 
 # Where each side's prompt is looked for, in this order, as the reference of sentence-transformers'
 # encode_query and encode_document tells; neither falls back to `default_prompt_name`.
@@ -41,6 +42,7 @@ class BiEncoder:
     """Raw score = cosine of query and document; relevance = the cosine clipped at 0."""
 
     name = "bi_encoder"
+    listwise = False
     score_scale = "relevance_score = cosine similarity clipped at 0, 0 to 1; raw score = the cosine, -1 to 1"
     takes_instruction = False
     prompt = None

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from reranker_serve.families.cut import encode_documents, end, pieces
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder, join
-from reranker_serve.types import WHOLE, ClassifierReadout, Cut, Encoded, FloatArray, HeadReadout, Token
+from reranker_serve.readouts import ClassifierReadout, HeadReadout
+from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Token
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,7 @@ class CrossEncoder:
     """Raw score = the classifier's logit; relevance = its sigmoid, applied once, here."""
 
     name = "cross_encoder"
+    listwise = False
     score_scale = "relevance_score = sigmoid(logit), 0 to 1; raw score = the logit"
     takes_instruction = False
     prompt = None

@@ -8,9 +8,6 @@ from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
 from reranker_serve.families.cross_encoder import CrossEncoder, PairConfig, TwoLabels
 from reranker_serve.families.kinds import Kind, refuse_prompt
 from reranker_serve.families.labels import relevant_label
-from reranker_serve.families.late_config import STANFORD, is_late_interaction, read_declared
-from reranker_serve.families.late_interaction import LateInteraction
-from reranker_serve.families.late_tokens import resolve
 from reranker_serve.families.modular import has_head, read_head, read_pair_config
 from reranker_serve.families.modules import read_max_length
 from reranker_serve.families.tokenizer import TextEncoder
@@ -125,32 +122,6 @@ def _check_positions(checkpoint: Checkpoint) -> None:
         )
 
 
-def _late_interaction(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
-    refuse_prompt(checkpoint, settings)
-    encoder = TextEncoder(checkpoint.folder, checkpoint.vocabulary, trusted=settings.trust_text)
-    longest = max_length if "max_length" in settings.model_fields_set else checkpoint.positions
-    return LateInteraction(encoder, resolve(checkpoint, encoder, read_declared(checkpoint), longest))
-
-
-def _check_late_interaction(checkpoint: Checkpoint) -> None:
-    architecture, config = checkpoint.architecture, checkpoint.config
-    path = checkpoint.folder / "config.json"
-    if config.get("auto_map"):
-        raise ModelError(
-            f"{path}: auto_map names code in the model's repository for this late interaction model, and such code is"
-            " not run here"
-        )
-    if architecture == STANFORD and config.get("model_type") != "bert":
-        raise ModelError(f"{path}: model_type is {config.get('model_type')!r}; a {STANFORD} may be bert")
-    if architecture != STANFORD and architecture not in EMBEDDING_MODELS:
-        raise ModelError(
-            f"{path}: architectures is {architecture}; a late interaction model may be {', '.join(EMBEDDING_MODELS)}"
-        )
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise ModelError(f"{path}: position_embedding_type is {config['position_embedding_type']!r}: not supported")
-    read_declared(checkpoint)
-
-
 def _check_modules(checkpoint: Checkpoint) -> None:
     _check_positions(checkpoint)
     if not checkpoint.has_modules:
@@ -184,11 +155,4 @@ EMBEDDING_MODEL = Kind(
     lambda checkpoint: checkpoint.architecture in EMBEDDING_MODELS,
     _bi_encoder,
     _check_modules,
-)
-LATE_INTERACTION = Kind(
-    "late interaction",
-    (STANFORD,),
-    is_late_interaction,
-    _late_interaction,
-    _check_late_interaction,
 )

@@ -11,8 +11,9 @@ from reranker_serve.families.modular import has_head, read_head, read_pair_confi
 from reranker_serve.families.modules import Module, read_modules, read_tensor_layer
 from reranker_serve.families.prompts import NEMOTRON, PROMPTS, Prompt
 from reranker_serve.families.yes_no import YesNo
+from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Pooling, Readout
 from reranker_serve.settings import Settings
-from reranker_serve.types import ClassifierReadout, Family, HeadReadout, NextTokenReadout, Pooling, Readout
+from reranker_serve.types import Family
 
 _BACKBONES = ("Qwen3", "Qwen2", "Gemma", "Llama", "Mistral")
 LANGUAGE_MODELS = tuple(f"{name}ForCausalLM" for name in _BACKBONES)

@@ -21,7 +21,7 @@ from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.modules import Module, check_layer, read_layers, read_modules
 from reranker_serve.layers import DenseLayer, Layer
-from reranker_serve.types import VectorsReadout
+from reranker_serve.readouts import VectorsReadout
 
 STANFORD = "HF_ColBERT"
 METADATA = "artifact.metadata"

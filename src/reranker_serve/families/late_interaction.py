@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-from tokenizers.normalizers import Lowercase
 
 from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.tokenizer import Template, TextEncoder, join
-from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, Token, TokenArray, VectorsReadout
+from reranker_serve.readouts import VectorsReadout
+from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, Token, TokenArray
 
-_LOWERCASE = Lowercase()
 # Of documents that are compared at once: 8 MB of 128 numbers each.
 _VECTORS_AT_ONCE = 16 * 1024
 # Multiplications of a product up to which OpenBLAS starts no threads.
@@ -27,11 +26,13 @@ _NO_TAIL = np.empty(0, dtype=np.int32)
 class Side:
     """How the texts of one side are read: `marker` after the first token, then `prompt` and text, `length` in all.
 
+    `head` is how many tokens the prompt has.
     Vectors of the ids `skipped` are not read.
     """
 
     marker: tuple[int, ...]
     prompt: str
+    head: int
     length: int
     skipped: frozenset[int]
 
@@ -55,7 +56,6 @@ class LateInteractionConfig:
     query: Side
     document: Side
     expansion: Expansion | None
-    lowercase: bool
     mean: bool
     readout: VectorsReadout
 
@@ -68,6 +68,7 @@ class LateInteraction:
     """
 
     name = "late_interaction"
+    listwise = False
     takes_instruction = False
     prompt = None
 
@@ -75,9 +76,9 @@ class LateInteraction:
         self._encoder = encoder
         self._config = config
         self.readout = config.readout
-        self._query = _Reader(encoder, config.query, config.lowercase)
-        self._document = _Reader(encoder, config.document, config.lowercase)
-        least = 1 + max(self._query.template.overhead, self._document.template.overhead)
+        self._query = _Reader(encoder, config.query)
+        self._document = _Reader(encoder, config.document)
+        least = 1 + max(reader.template.overhead + reader.head for reader in (self._query, self._document))
         self.max_length_bounds = (least, max(config.query.length, config.document.length))
 
     @property
@@ -96,8 +97,7 @@ class LateInteraction:
         items, truncated, chunks = [first], [], []
         reader = self._document
         room = min(self._config.document.length, max_length) - reader.template.overhead
-        texts = [lower(text) for text in documents] if self._config.lowercase else documents
-        for ids in encode_documents(self._encoder, texts, room, cut, reader.dress, reader.head):
+        for ids in encode_documents(self._encoder, documents, room, cut, reader.dress, reader.head):
             parts, lost = framed_pieces(ids, reader.head, _NO_TAIL, room, cut)
             items += [reader.item(part) for part in parts]
             truncated.append(lost)
@@ -118,7 +118,7 @@ class LateInteraction:
         return reader.item(kept, (expansion.token,) * missing, expansion.attended), len(whole) > most
 
     def tokens(self, text: str, special: bool) -> list[Token]:
-        return self._encoder.tokens(lower(text) if self._config.lowercase else text, special)
+        return self._encoder.tokens(text, special)
 
     def combine(self, outputs: Sequence[FloatArray]) -> FloatArray:
         query, documents = outputs[0], outputs[1:]
@@ -130,20 +130,18 @@ class LateInteraction:
 
 
 class _Reader:
-    """Texts of one side to items; `head` is how many tokens its prompt has."""
+    """Texts of one side to items."""
 
-    def __init__(self, encoder: TextEncoder, side: Side, lowercase: bool) -> None:
+    def __init__(self, encoder: TextEncoder, side: Side) -> None:
         single = encoder.single
         self.template = Template((*single.head, *side.marker), (), single.tail)
-        self._prompt = lower(side.prompt) if lowercase else side.prompt
-        self._lowercase = lowercase
-        # The last blank of a prompt becomes one token with the word that follows.
-        self.head = len(encoder.encode([self._prompt.rstrip()], len(self._prompt))[0])
+        self._prompt = side.prompt
+        self.head = side.head
         self._skipped = np.zeros(max(side.skipped, default=0) + 2, dtype=np.bool_)
         self._skipped[list(side.skipped)] = True
 
     def dress(self, text: str) -> str:
-        return self._prompt + (lower(text) if self._lowercase else text)
+        return self._prompt + text
 
     def item(self, ids: TokenArray, filling: tuple[int, ...] = (), attended: bool = True) -> EncodedItem:
         """The template around the ids, and after it `filling`, to which none attends unless it is `attended`."""
@@ -180,9 +178,3 @@ def _products(query: FloatArray, documents: Sequence[FloatArray]) -> FloatArray:
     np.concatenate(documents, out=blocks.reshape(-1, width)[:vectors])
     products: FloatArray = np.matmul(blocks, np.ascontiguousarray(query.T)).reshape(-1, len(query))[:vectors]
     return products
-
-
-def lower(text: str) -> str:
-    """Character by character, as tokenizers do; Python looks at the word."""
-    lowered: str = _LOWERCASE.normalize_str(text)
-    return lowered

@@ -10,7 +10,7 @@ from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cross_encoder import PairConfig
 from reranker_serve.families.modules import Module, read_layers, read_modules, read_pooling
-from reranker_serve.types import HeadReadout
+from reranker_serve.readouts import HeadReadout
 
 _CROSS_ENCODER, _FEATURE, _SCORES = "CrossEncoder", "sentence_embedding", "scores"
 

@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.layers import Activation, DenseLayer, Layer, NormLayer
-from reranker_serve.types import Pooling
+from reranker_serve.readouts import Pooling
 
 _ACTIVATIONS: dict[str, Activation] = {
     "Identity": "identity",
@@ -109,7 +109,7 @@ def read_tensor_layer(checkpoint: Checkpoint, tensor: str, inputs: int, outputs:
     """A layer without bias whose weight lies among the transformer's own, as `tensor`. Raises `ModelError`."""
     index = checkpoint.read_object(f"{_WEIGHTS}.index.json").get("weight_map") or {}
     weights = str(index.get(f"{tensor}.weight", _WEIGHTS))
-    layer = DenseLayer(weights, inputs, outputs, bias=False, activation="identity", tensor=tensor)
+    layer = DenseLayer(weights, inputs, outputs, bias=False, activation="identity", name=tensor)
     check_layer(checkpoint, layer)
     return layer
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from reranker_serve.checkpoint import Checkpoint, check_weights, read_folder
 from reranker_serve.errors import ModelError, SettingsError
-from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, LATE_INTERACTION, MODULAR_CROSS_ENCODER
+from reranker_serve.families.encoders import CROSS_ENCODER, EMBEDDING_MODEL, MODULAR_CROSS_ENCODER
 from reranker_serve.families.kinds import Kind
 from reranker_serve.families.language_models import (
     BIDIRECTIONAL_LANGUAGE_MODEL,
@@ -14,6 +14,8 @@ from reranker_serve.families.language_models import (
     LANGUAGE_MODEL,
     MODULAR_LANGUAGE_MODEL,
 )
+from reranker_serve.families.late_kind import LATE_INTERACTION
+from reranker_serve.families.listwise_config import LISTWISE
 from reranker_serve.families.refusals import is_refused, refusal
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
@@ -28,6 +30,7 @@ KINDS: tuple[Kind, ...] = (
     CONVERTED_LANGUAGE_MODEL,
     MODULAR_LANGUAGE_MODEL,
     BIDIRECTIONAL_LANGUAGE_MODEL,
+    LISTWISE,
 )
 
 

@@ -100,6 +100,11 @@ class TextEncoder:
         """A text of the model's own, or the part of one that is, so spelled that its control tokens are such."""
         return self._control.sub(lambda found: self._secrets[found[0]], text)
 
+    def id_of(self, token: str) -> int | None:
+        """The id of a token by its spelling, a control token's as well: for what a checkpoint names."""
+        found: int | None = self._plain.token_to_id(self._secrets.get(token, token))
+        return found
+
     def encode(self, texts: Sequence[str], limit: int) -> list[TokenArray]:
         """Ids of each text without template, [length]; of a long text at least `limit + 1`.
 
@@ -122,6 +127,11 @@ class TextEncoder:
             width *= 2
             ids = _ids(self._batch([text[-width:]])[0].ids)
         return ids
+
+    def decode(self, ids: TokenArray) -> str:
+        """The text of these ids; where they hold a part of a character stands the replacement character."""
+        text: str = self._plain.decode(ids.tolist(), skip_special_tokens=False)
+        return text
 
     def tokens(self, text: str, special: bool) -> list[Token]:
         """The tokens of a text, for callers who count them; what the template adds is `special`."""

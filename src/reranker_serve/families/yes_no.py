@@ -18,18 +18,8 @@ from reranker_serve.families.cut import encode_documents, framed_pieces
 from reranker_serve.families.prompts import Prompt
 from reranker_serve.families.scores import sigmoid
 from reranker_serve.families.tokenizer import TextEncoder
-from reranker_serve.types import (
-    WHOLE,
-    ClassifierReadout,
-    Cut,
-    Encoded,
-    EncodedItem,
-    FloatArray,
-    NextTokenReadout,
-    Readout,
-    Token,
-    TokenArray,
-)
+from reranker_serve.readouts import ClassifierReadout, NextTokenReadout, Readout
+from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, Token, TokenArray
 
 _LONGEST_PIECE = 10_000  # tokens
 _NOTHING = np.empty(0, dtype=np.int32)
@@ -99,6 +89,7 @@ class YesNo:
     """
 
     name = "yes_no"
+    listwise = False
 
     def __init__(
         self,

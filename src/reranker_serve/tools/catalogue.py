@@ -29,6 +29,7 @@ class KnownModel:
 
 
 _CROSS = "tests/families/test_cross_encoder_parity.py"
+_LISTWISE = "tests/families/test_listwise_parity.py"
 _YES_NO = "tests/families/test_yes_no_parity.py"
 _MODULAR = "tests/families/test_modular_cross_encoder.py"
 _BIDIRECTIONAL = "tests/families/test_bidirectional.py"
@@ -251,7 +252,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
     ),
     KnownModel(
         ("answerdotai/answerai-colbert-small-v1", "colbert-ir/colbertv2.0"),
-        "late interaction",
+        "late interaction model",
         "bert",
         "33M, 110M",
         "English",
@@ -266,7 +267,7 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
             "mixedbread-ai/mxbai-edge-colbert-v0-17m",
             "mixedbread-ai/mxbai-edge-colbert-v0-32m",
         ),
-        "late interaction",
+        "late interaction model",
         "modernbert",
         "149M, 149M, 17M, 32M",
         "English",
@@ -276,13 +277,24 @@ KNOWN_MODELS: tuple[KnownModel, ...] = (
     ),
     KnownModel(
         ("lightonai/Reason-ModernColBERT",),
-        "late interaction",
+        "late interaction model",
         "modernbert",
         "149M",
         "English",
         8192,
         "cc-by-nc-4.0",
         _LATE,
+        commercial=False,
+    ),
+    KnownModel(
+        ("jinaai/jina-reranker-v3",),
+        "listwise model",
+        "qwen3",
+        "0.6B",
+        "many",
+        131_072,
+        "cc-by-nc-4.0",
+        _LISTWISE,
         commercial=False,
     ),
 )
