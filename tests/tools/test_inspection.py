@@ -10,6 +10,7 @@ import pytest
 from safetensors.torch import load_file
 
 from tests.checkpoints import save_cross_encoder, save_language_model
+from tests.server.hub import REVISION, hub
 from tests.server.processes import CLI, environment
 
 
@@ -58,3 +59,32 @@ def test_what_would_be_refused_is_the_line_of_a_start(missing: str, tmp_path: Pa
     line = shown.stderr.strip().removeprefix("error: ")
     assert line
     assert line in started.stderr + started.stdout
+
+
+def test_a_model_of_the_hub_is_told_without_its_weights(tmp_path: Path) -> None:
+    published = save_cross_encoder("bert", tmp_path / "published")
+    with hub("somebody/reranker", published) as (endpoint, _):
+        names = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+        command = [*CLI, "inspect", "somebody/reranker", "--json"]
+        shown = subprocess.run(
+            command, cwd=tmp_path, env=environment() | names, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert shown.returncode == 0, shown.stderr
+    found, there = json.loads(shown.stdout), json.loads(inspect(str(published), "--json").stdout)
+    left_out = {"folder", "known_as", "left"}
+    assert {name: value for name, value in found.items() if name not in left_out} == {
+        name: value for name, value in there.items() if name not in left_out
+    }
+    assert not (tmp_path / "models").exists(), "downloaded"
+    assert found["folder"] == f"somebody/reranker at {REVISION}"
+
+
+def test_a_model_that_the_hub_has_not_is_one_line(tmp_path: Path) -> None:
+    with hub("somebody/reranker", tmp_path) as (endpoint, _):
+        names = {"HF_ENDPOINT": endpoint, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "hf")}
+        command = [*CLI, "inspect", "somebody/else"]
+        shown = subprocess.run(
+            command, cwd=tmp_path, env=environment() | names, capture_output=True, text=True, timeout=60, check=False
+        )
+    assert (shown.returncode, shown.stdout) == (1, "")
+    assert shown.stderr.strip() == "error: the hub has no model somebody/else: check RERANKER_MODEL_NAME"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 from reranker_serve.backends.adapter_config import read_adapter_config
 from reranker_serve.errors import ModelError
@@ -27,6 +28,13 @@ from reranker_serve.model_names import as_path, folder_name
 from reranker_serve.settings import Settings
 
 
+class Finder(Protocol):
+    """Where models of the hub are looked for."""
+
+    def find(self, wanted: hub.Wanted) -> ModelFiles:
+        """Raises `ModelError`."""
+
+
 @contextmanager
 def opened(settings: Settings) -> Iterator[ModelFiles]:
     """The configured model as one folder, as long as the block lasts: an adapter's is laid out with its base.
@@ -35,7 +43,7 @@ def opened(settings: Settings) -> Iterator[ModelFiles]:
     """
     files = locate(settings)
     places = Places(settings.model_cache_dir, settings.use_offline_mode)
-    with _laid_out(files.folder, places) as folder:
+    with laid_out(files.folder, places) as folder:
         yield ModelFiles(folder, files.revision)
 
 
@@ -53,7 +61,7 @@ def download(model: str, directory: Path, revision: str | None = None) -> ModelF
     """Download a model from the hub into a folder of its own below `directory`; with an adapter its base."""
     target = directory / folder_name(model)
     hub.fetch_to_folder(hub.Wanted(model, revision), target)
-    with _laid_out(target, Downloads(directory)) as folder:
+    with laid_out(target, Downloads(directory)) as folder:
         read_checkpoint(folder)
     return ModelFiles(target, revision_of(target) or "local")
 
@@ -110,7 +118,8 @@ class Downloads:
 
 
 @contextmanager
-def _laid_out(folder: Path, places: Places | Downloads) -> Iterator[Path]:
+def laid_out(folder: Path, places: Finder) -> Iterator[Path]:
+    """The model's folder as it is, or an adapter's with its base, which is looked for in `places`."""
     if not is_adapter(folder):
         yield folder
         return
@@ -119,7 +128,7 @@ def _laid_out(folder: Path, places: Places | Downloads) -> Iterator[Path]:
         yield whole
 
 
-def _base(adapter: Path, places: Places | Downloads) -> Path:
+def _base(adapter: Path, places: Finder) -> Path:
     """The folder of the model that an adapter changes."""
     config = read_adapter_config(adapter)
     said = f"{adapter} is an adapter, and its base"

@@ -8,9 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from reranker_serve.errors import ModelError
 from reranker_serve.weight_formats import unreadable
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
 
 # Weights in safetensors, tokenizers, prompts and configurations, also those in the folders of modules.
 _WANTED = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja", "*.codes", "vocab.*", "artifact.metadata"]
@@ -34,6 +38,18 @@ class Wanted:
 
     def __str__(self) -> str:
         return self.model if self.revision is None else f"{self.model} at {self.revision}"
+
+
+# Of a safetensors file: of each tensor by its name its `dtype`, `shape` and `data_offsets`.
+Header = dict[str, dict[str, Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Outline:
+    """What the hub has at a revision: the header of each file of weights."""
+
+    revision: str
+    headers: dict[str, Header]
 
 
 def cache_folder() -> Path:
@@ -104,6 +120,37 @@ def fetch_to_folder(wanted: Wanted, folder: Path) -> None:
             allow_patterns=_WANTED,
             ignore_patterns=_UNWANTED,
         )
+
+
+def fetch_without_weights(wanted: Wanted, folder: Path) -> Outline:
+    """Fetch the model's other files to `folder`, and of its weights what their headers tell."""
+    from huggingface_hub import HfApi, snapshot_download
+
+    _require_weights(wanted)
+    with _hub_errors(wanted, "check the connection and try again", folder, "set TMPDIR"):
+        info = HfApi().model_info(wanted.model, revision=wanted.revision, timeout=_ANSWER_S)
+        snapshot_download(
+            wanted.model,
+            revision=info.sha,
+            local_dir=folder,
+            allow_patterns=_WANTED,
+            ignore_patterns=[*_UNWANTED, "*.safetensors"],
+        )
+        weights = [name for name in _of_interest(file.rfilename for file in info.siblings or []) if _is_weights(name)]
+        headers = {name: _header(HfApi(), wanted.model, name, str(info.sha)) for name in weights}
+    return Outline(str(info.sha), headers)
+
+
+def _is_weights(name: str) -> bool:
+    return name.endswith(".safetensors")
+
+
+def _header(api: HfApi, model: str, name: str, revision: str) -> Header:
+    tensors = api.parse_safetensors_file_metadata(model, name, revision=revision).tensors
+    return {
+        called: {"dtype": tensor.dtype, "shape": list(tensor.shape), "data_offsets": list(tensor.data_offsets)}
+        for called, tensor in tensors.items()
+    }
 
 
 def _require_weights(wanted: Wanted) -> None:

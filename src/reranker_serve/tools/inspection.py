@@ -15,7 +15,7 @@ from safetensors import SafetensorError, safe_open
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.registry import build_family, kind_of, read_checkpoint
-from reranker_serve.model_files.find import opened
+from reranker_serve.model_files.outline import outlined
 from reranker_serve.model_names import folder_name
 from reranker_serve.settings import Settings
 from reranker_serve.tools.catalogue import KNOWN_MODELS, KnownModel
@@ -105,8 +105,10 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         folder = Path(arguments.model)
         given = {"model_path": folder} if folder.is_dir() else {"model_path": None, "model_name": arguments.model}
         settings = settings.model_copy(update=given)
-    with opened(settings) as files:
+    with outlined(settings) as files:
         found = inspect(files.folder, settings)
+    where = settings.model_folder or f"{settings.model_name} at {files.revision}"
+    found = dataclasses.replace(found, folder=str(where))
     print(json.dumps(dataclasses.asdict(found), indent=2) if arguments.json else table(found))
     return 0
 
@@ -117,7 +119,7 @@ def table(found: Inspection) -> str:
     memory = ", ".join(f"{size:g} GB in {precision}" for precision, size in found.memory.items())
     instruction = "taken" if found.takes_instruction else "an error, as the model takes none"
     rows = {
-        "folder": found.folder,
+        "model": found.folder,
         "published as": " ".join(filter(None, (found.known_as, found.licence and f"({found.licence})"))) or "not known",
         "languages": found.languages or "not known",
         "architecture": f"{found.architecture}: {_with_article(found.kind)}, family {found.family}",
