@@ -223,3 +223,44 @@ def test_the_demo_model_equals_sentence_transformers() -> None:
     np.testing.assert_allclose(cosines(load_scorer(folder), QUERY, documents), expected, atol=1e-5, rtol=0)
     half = load_scorer(folder, use_fp16="true")
     np.testing.assert_allclose(cosines(half, QUERY, documents), expected, atol=0.03, rtol=0)
+
+
+@pytest.mark.parametrize("normalized", [True, False])
+def test_vectors_are_cut_as_the_folder_declares(tmp_path: Path, normalized: bool) -> None:
+    folder = save_embedding_model(tmp_path / "m", "bert", "mean", normalized, None)
+    assert declare(folder, truncate_dim=7)
+    theirs = SentenceTransformer(str(folder), device="cpu")
+    expected = theirs.similarity(theirs.encode([QUERY]), theirs.encode(DOCUMENTS))[0].numpy()
+    np.testing.assert_allclose(cosines(load_scorer(folder), QUERY, DOCUMENTS), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("value", ["7", 0, True, 49])
+def test_a_cut_that_is_none_is_refused(tmp_path: Path, value: object) -> None:
+    folder = save_embedding_model(tmp_path / "m", "bert", "mean", True, None)
+    declare(folder, truncate_dim=value)
+    with pytest.raises(ModelError, match=r"config_sentence_transformers\.json: truncate_dim is"):
+        load_scorer(folder)
+
+
+@pytest.mark.parametrize(("normalized", "name"), [(False, "dot"), (True, "euclidean"), (True, "manhattan")])
+def test_another_measure_than_the_cosine_is_refused(tmp_path: Path, normalized: bool, name: str) -> None:
+    folder = save_embedding_model(tmp_path / "m", "bert", "mean", normalized, None)
+    declare(folder, similarity_fn_name=name)
+    with pytest.raises(ModelError, match=rf"config_sentence_transformers\.json: similarity_fn_name is '{name}'"):
+        load_scorer(folder)
+
+
+def test_the_dot_product_of_normalized_vectors_is_the_cosine(tmp_path: Path) -> None:
+    folder = save_embedding_model(tmp_path / "m", "bert", "mean", True, None)
+    declare(folder, similarity_fn_name="dot")
+    assert load_scorer(folder).family.name == "bi_encoder"
+    declare(folder, truncate_dim=7)  # after which they are not
+    with pytest.raises(ModelError, match="similarity_fn_name is 'dot'"):
+        load_scorer(folder)
+
+
+def declare(folder: Path, **declared: object) -> dict[str, object]:
+    path = folder / "config_sentence_transformers.json"
+    config: dict[str, object] = (json.loads(path.read_text()) if path.exists() else {}) | declared
+    path.write_text(json.dumps(config))
+    return config

@@ -6,9 +6,10 @@ and perhaps a Normalize; the prompts are in `config_sentence_transformers.json`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -24,6 +25,7 @@ from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Token
 # encode_query and encode_document tells; neither falls back to `default_prompt_name`.
 _QUERY_PROMPTS = ("query",)
 _DOCUMENT_PROMPTS = ("document", "passage", "corpus")
+_DECLARED = "config_sentence_transformers.json"
 _NO_TAIL = np.empty(0, dtype=np.int32)
 
 
@@ -36,6 +38,7 @@ class EmbeddingConfig:
     document_prompt: str
     lowercase: bool
     max_length: float | None
+    dimensions: int | None
 
 
 class BiEncoder:
@@ -49,6 +52,7 @@ class BiEncoder:
 
     def __init__(self, encoder: TextEncoder, config: EmbeddingConfig, width: int, max_length: int) -> None:
         self._encoder = encoder
+        self._dimensions = config.dimensions
         self.readout = PooledReadout(config.pooling, width)
         self._query_prompt, self._document_prompt = map(encoder.own, (config.query_prompt, config.document_prompt))
         self._query_head = self._tokens_of_prompt(self._query_prompt)
@@ -83,7 +87,7 @@ class BiEncoder:
         return len(self._encoder.encode([prompt.rstrip()], len(prompt))[0])
 
     def combine(self, outputs: FloatArray) -> FloatArray:
-        vectors = outputs.astype(np.float64)
+        vectors = outputs[:, : self._dimensions].astype(np.float64)
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         unit = vectors / np.maximum(norms, 1e-12)
         cosine: FloatArray = (unit[1:] @ unit[0]).astype(np.float32)
@@ -104,19 +108,43 @@ def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
             f"{folder}: the modules {', '.join(kinds) or '(none)'} are not supported;"
             " an embedding model may have Transformer, Pooling and Normalize"
         )
-    declared = checkpoint.read_object("config_sentence_transformers.json")
+    declared = checkpoint.read_object(_DECLARED)
     transformer = checkpoint.read_object(str(Path(modules[0].path, "sentence_bert_config.json")))
     prompts = declared.get("prompts") or {}
     query_prompt = _first(prompts, _QUERY_PROMPTS)
     document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
     pooling = read_pooling(checkpoint, modules[1], prompted=bool(query_prompt or document_prompt))
+    dimensions = _dimensions(checkpoint, declared)
+    _check_measure(checkpoint, declared, normalized="Normalize" in kinds and dimensions is None)
     return EmbeddingConfig(
         pooling=pooling,
         query_prompt=query_prompt,
         document_prompt=document_prompt,
         lowercase=bool(transformer.get("do_lower_case")),
         max_length=read_max_length(checkpoint, modules[0].path),
+        dimensions=dimensions,
     )
+
+
+def _dimensions(checkpoint: Checkpoint, declared: Mapping[str, Any]) -> int | None:
+    """How many of a vector's numbers are compared, the first ones; None for all."""
+    value = declared.get("truncate_dim")
+    if value is not None and (type(value) is not int or not 0 < value <= checkpoint.hidden_size):
+        raise ModelError(
+            f"{checkpoint.folder / _DECLARED}: truncate_dim is {value!r}, not a number of dimensions from 1 to"
+            f" {checkpoint.hidden_size}"
+        )
+    return value
+
+
+def _check_measure(checkpoint: Checkpoint, declared: Mapping[str, Any], *, normalized: bool) -> None:
+    """Scores are cosines: the dot product is one of vectors that are normalized, and no other measure is."""
+    name = declared.get("similarity_fn_name")
+    if name not in (None, "cosine") and not (name == "dot" and normalized):
+        raise ModelError(
+            f"{checkpoint.folder / _DECLARED}: similarity_fn_name is {name!r}; supported are cosine, and dot of"
+            " normalized vectors"
+        )
 
 
 def _first(prompts: dict[str, str], names: Sequence[str]) -> str:
