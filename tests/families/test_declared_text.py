@@ -348,8 +348,13 @@ def test_ids_that_are_not_those_of_transformers_stop_the_start(tmp_path: Path) -
     description["model"] |= {"dropout": 0.5}
     path.write_text(json.dumps(description))
     with pytest.raises(ModelError, match=r"of the text .* tokens"):  # one of them: which, is chance
-        for _ in range(20):  # once in fifty all are the same
-            TextEncoder(tmp_path)
+        _try_often(tmp_path)
+
+
+def _try_often(folder: Path) -> None:
+    """Once in fifty times all are the same."""
+    for _ in range(20):
+        TextEncoder(folder)
 
 
 # --- texts that are trusted ------------------------------------------------------------------
