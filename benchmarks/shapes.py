@@ -24,7 +24,8 @@ _SAMPLE = re.findall(r"\w+", "the light of the sun makes sugar in a leaf and a m
 class Shape:
     """A model's dimensions; `attention` is heads times head size, `kv` that of keys and values.
 
-    `vocabulary` is the published number of rows, if the tokenizer has fewer entries.
+    `vocabulary` is the published number of rows, if the tokenizer has fewer entries. `layout` is that of the folder:
+    a classifier of XLM-RoBERTa or BERT, or ettin-reranker's ModernBERT with a head in modules of its own.
     """
 
     name: str
@@ -38,6 +39,8 @@ class Shape:
     vocabulary: int = 0
     gated: bool = False
     max_length: int = 512
+    layout: Literal["xlm-roberta", "bert", "ettin"] = "xlm-roberta"
+    head_size: int = 64
 
     @property
     def layer_parameters(self) -> int:
@@ -60,6 +63,21 @@ SHAPES = {
     for shape in (
         Shape("xlm-r-base", "cross_encoder", "xlm-roberta-base-reconstructed", 12, 768, 3072, 768, 768, 250_002),
         Shape("xlm-r-large", "cross_encoder", "xlm-roberta-base-reconstructed", 24, 1024, 4096, 1024, 1024, 250_002),
+        Shape(
+            *("minilm-l6", "cross_encoder", "bert-base-uncased", 6, 384, 1536, 384, 384),
+            layout="bert",
+            head_size=32,
+        ),
+        Shape(
+            *("ettin-17m", "cross_encoder", "modernbert-base", 7, 256, 384, 256, 256, 50_368),
+            gated=True,
+            layout="ettin",
+        ),
+        Shape(
+            *("ettin-32m", "cross_encoder", "modernbert-base", 10, 384, 576, 384, 384, 50_368),
+            gated=True,
+            layout="ettin",
+        ),
         Shape("demo", "embedding", None, 6, 384, 1536, 384, 384),
         Shape("qwen3-0.6b", "yes_no", "qwen3", 28, 1024, 3072, 2048, 1024, 151_936, gated=True, max_length=1024),
         Shape("qwen3-4b", "yes_no", "qwen3", 36, 2560, 9728, 4096, 1024, 151_936, gated=True, max_length=1024),
@@ -97,16 +115,83 @@ def save(shape: Shape, folder: Path, data: Path) -> None:
     for file in (data / "tokenizers" / shape.tokenizer).iterdir():
         shutil.copyfile(file, folder / file.name)
     tokenizer = AutoTokenizer.from_pretrained(folder)
+    if not (folder / "tokenizer.json").exists():
+        tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    model = (_yes_no if shape.kind == "yes_no" else _classifier)(shape, tokenizer)
+    model = _build(shape, tokenizer)
     model.eval()
     _spread_out(model)
-    if shape.kind == "cross_encoder":
+    if shape.layout == "ettin":
+        _save_modules(model, tokenizer, shape, folder)
+    elif shape.kind == "cross_encoder":
         _scale_head(model, tokenizer)
     model.save_pretrained(folder)
     if shape.kind == "yes_no":
         _name_the_published(folder / "config.json")
     (folder / "done").touch()
+
+
+def _build(shape: Shape, tokenizer: Any) -> Any:
+    if shape.kind == "yes_no":
+        return _yes_no(shape, tokenizer)
+    if shape.layout == "ettin":
+        return _modernbert(shape, tokenizer)
+    return _bert(shape, tokenizer) if shape.layout == "bert" else _classifier(shape, tokenizer)
+
+
+def _bert(shape: Shape, tokenizer: Any) -> Any:
+    from transformers import AutoModelForSequenceClassification, BertConfig
+
+    config = BertConfig(
+        vocab_size=max(len(tokenizer), shape.vocabulary),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.attention // shape.head_size,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=512,
+        num_labels=1,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    return AutoModelForSequenceClassification.from_config(config)
+
+
+def _modernbert(shape: Shape, tokenizer: Any) -> Any:
+    from transformers import AutoModel, ModernBertConfig
+
+    config = ModernBertConfig(
+        vocab_size=max(len(tokenizer), shape.vocabulary),
+        hidden_size=shape.hidden,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.attention // shape.head_size,
+        intermediate_size=shape.intermediate,
+        max_position_embeddings=7999,
+        pad_token_id=tokenizer.pad_token_id,
+        cls_token_id=tokenizer.cls_token_id,
+        sep_token_id=tokenizer.sep_token_id,
+    )
+    return AutoModel.from_config(config)
+
+
+def _save_modules(model: Any, tokenizer: Any, shape: Shape, folder: Path) -> None:
+    """The head behind the encoder, as sentence-transformers writes it."""
+    from tempfile import TemporaryDirectory
+
+    from sentence_transformers import CrossEncoder
+    from sentence_transformers.base.modules import Transformer
+    from sentence_transformers.sentence_transformer.modules import Dense, LayerNorm, Pooling
+    from torch import nn
+
+    with TemporaryDirectory() as encoder:
+        model.save_pretrained(encoder)
+        tokenizer.save_pretrained(encoder)
+        modules = [
+            Transformer(encoder, transformer_task="feature-extraction", max_seq_length=shape.max_length),
+            Pooling(shape.hidden, pooling_mode="cls"),
+            Dense(shape.hidden, shape.hidden, bias=False, activation_function=nn.GELU()),
+            LayerNorm(shape.hidden),
+            Dense(shape.hidden, 1, activation_function=nn.Identity(), module_output_name="scores"),
+        ]
+        CrossEncoder(modules=modules, activation_fn=nn.Identity()).save_pretrained(str(folder))
 
 
 def _classifier(shape: Shape, tokenizer: Any) -> Any:
@@ -173,7 +258,7 @@ def _scale_head(model: Any, tokenizer: Any) -> None:
         ids, mask = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["attention_mask"])
         logits = model(input_ids=ids, attention_mask=mask).logits[:, 0]
     with torch.no_grad():
-        head = model.classifier.out_proj
+        head = getattr(model.classifier, "out_proj", model.classifier)
         factor = _LOGIT_DEVIATION / logits.std()
         head.weight.mul_(factor)
         head.bias.fill_(float(-logits.mean() * factor))

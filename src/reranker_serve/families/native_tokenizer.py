@@ -61,14 +61,6 @@ def _model_type(file: Path) -> str | None:
     return found[1] if found else None
 
 
-def full_tokenizer(folder: Path) -> Tokenizer:
-    """The checkpoint's tokenizer, control tokens recognized: for what a checkpoint names, never for a caller's text."""
-    tokenizer: Tokenizer = read_published(folder).backend_tokenizer
-    tokenizer.no_truncation()
-    tokenizer.no_padding()
-    return tokenizer
-
-
 def _read(folder: Path) -> Any:
     with _no_collections():
         from transformers import AutoTokenizer
