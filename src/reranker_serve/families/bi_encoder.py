@@ -38,7 +38,7 @@ class EmbeddingConfig:
     document_prompt: str
     lowercase: bool
     max_length: float | None
-    dimensions: int | None
+    dimensions: int | None = None
 
 
 class BiEncoder:
