@@ -171,7 +171,7 @@ def test_no_bytes_are_a_500(report: Report) -> None:
         finally:
             runner.run(alive.aclose())
     report(answers=answers)
-    assert answers.keys() >= {200, 400, 422}
+    assert answers.keys() >= ({200, 400, 422} if FULL else {200, 400})  # a few inputs may meet none that is 422
 
 
 def as_json(body: dict[str, Any]) -> bytes:
