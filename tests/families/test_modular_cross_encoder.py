@@ -256,3 +256,11 @@ def test_in_half_precision_the_head_computes_in_float32(saved: Path) -> None:
     assert isinstance(rows, np.ndarray)
     as_bfloat16 = torch.from_numpy(rows).to(torch.bfloat16).float().numpy()
     assert (rows != as_bfloat16).any(), "a head that computes in bfloat16 has no other numbers"
+
+
+def test_positions_that_transformers_ignores_are_refused(tmp_path: Path) -> None:
+    folder = save("ettin", tmp_path / "model")
+    path = folder / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"position_embedding_type": "relative_key"}))
+    with pytest.raises(StartupError, match=r"config\.json: position_embedding_type is 'relative_key'"):
+        read_checkpoint(folder)

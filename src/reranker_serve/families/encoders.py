@@ -5,8 +5,8 @@ from __future__ import annotations
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
-from reranker_serve.families.cross_encoder import CrossEncoder, PairConfig, TwoLabels
-from reranker_serve.families.kinds import Kind, refuse_prompt
+from reranker_serve.families.cross_encoder import CrossEncoder, TwoLabels
+from reranker_serve.families.kinds import Kind, check_positions, refuse_prompt
 from reranker_serve.families.labels import relevant_label
 from reranker_serve.families.modular import has_head, read_head, read_pair_config
 from reranker_serve.families.modules import read_max_length
@@ -34,15 +34,6 @@ CROSS_ENCODERS = (
     "JinaEmbeddingsV3ForSequenceClassification",
     "GteForSequenceClassification",
 )
-_ROTARY = ("rope", "rotary")
-_ROTARY_CLASSIFIERS = (
-    "ModernBertForSequenceClassification",
-    "EuroBertForSequenceClassification",
-    "NomicBertForSequenceClassification",
-    "RoFormerForSequenceClassification",
-    "JinaEmbeddingsV3ForSequenceClassification",
-    "GteForSequenceClassification",
-)
 EMBEDDING_MODELS = (
     "XLMRobertaModel",
     "RobertaModel",
@@ -59,7 +50,7 @@ ENCODERS = (*EMBEDDING_MODELS, "DebertaV2Model")
 def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
     texts, relevant = read_pair_config(checkpoint), relevant_label(checkpoint)
-    encoder = _pair_encoder(checkpoint, texts, settings)
+    encoder = _encoder(checkpoint, settings, texts.lowercase, texts.query_prompt)
     most = _narrowed(max_length, encoder.longest, settings)
     if relevant is None:
         return CrossEncoder(encoder, most, query_prompt=texts.query_prompt)
@@ -69,31 +60,15 @@ def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) 
 def _modular_cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
     texts = read_pair_config(checkpoint)
-    encoder = _pair_encoder(checkpoint, texts, settings)
+    encoder = _encoder(checkpoint, settings, texts.lowercase, texts.query_prompt)
     most = _narrowed(max_length, read_max_length(checkpoint), settings)
     return CrossEncoder(encoder, most, read_head(checkpoint), texts.query_prompt)
-
-
-def _pair_encoder(checkpoint: Checkpoint, texts: PairConfig, settings: Settings) -> TextEncoder:
-    return TextEncoder(
-        checkpoint.folder,
-        checkpoint.vocabulary,
-        own=(texts.query_prompt,),
-        lowercase=texts.lowercase,
-        trusted=settings.trust_text,
-    )
 
 
 def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Family:
     refuse_prompt(checkpoint, settings)
     config = read_embedding_config(checkpoint)
-    encoder = TextEncoder(
-        checkpoint.folder,
-        checkpoint.vocabulary,
-        own=(config.query_prompt, config.document_prompt),
-        lowercase=config.lowercase,
-        trusted=settings.trust_text,
-    )
+    encoder = _encoder(checkpoint, settings, config.lowercase, config.query_prompt, config.document_prompt)
     if encoder.truncation_side == "left":
         raise ModelError(
             f"{checkpoint.folder / 'tokenizer_config.json'}: truncation_side is left, which would take the prompt of an"
@@ -102,28 +77,23 @@ def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> 
     return BiEncoder(encoder, config, checkpoint.hidden_size, _narrowed(max_length, config.max_length, settings))
 
 
+def _encoder(checkpoint: Checkpoint, settings: Settings, lowercase: bool, *prompts: str) -> TextEncoder:
+    folder, trusted = checkpoint.folder, settings.trust_text
+    return TextEncoder(folder, checkpoint.vocabulary, own=prompts, lowercase=lowercase, trusted=trusted)
+
+
 def _narrowed(max_length: int, declared: float | None, settings: Settings) -> int:
     """No more tokens than a folder declares, unless more were asked for."""
     return int(min(max_length, declared)) if declared and "max_length" not in settings.model_fields_set else max_length
 
 
 def _check_classifier(checkpoint: Checkpoint) -> None:
-    _check_positions(checkpoint)
+    check_positions(checkpoint)
     relevant_label(checkpoint)
 
 
-def _check_positions(checkpoint: Checkpoint) -> None:
-    """transformers ignores the key: a class has the positions it has."""
-    declared = checkpoint.config.get("position_embedding_type", "absolute")
-    if declared != "absolute" and not (declared in _ROTARY and checkpoint.architecture in _ROTARY_CLASSIFIERS):
-        raise ModelError(
-            f"{checkpoint.folder / 'config.json'}: position_embedding_type is {declared!r}, which transformers'"
-            f" {checkpoint.architecture} does not compute, so its scores would be wrong: use another model"
-        )
-
-
 def _check_modules(checkpoint: Checkpoint) -> None:
-    _check_positions(checkpoint)
+    check_positions(checkpoint)
     if not checkpoint.has_modules:
         raise ModelError(
             f"{checkpoint.folder}: {checkpoint.architecture} is served as an embedding model and needs the modules.json"
@@ -132,6 +102,7 @@ def _check_modules(checkpoint: Checkpoint) -> None:
 
 
 def _check_head(checkpoint: Checkpoint) -> None:
+    check_positions(checkpoint)
     read_head(checkpoint)
 
 

@@ -10,6 +10,16 @@ from reranker_serve.errors import ModelError, SettingsError
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
+_ROTARY = ("rope", "rotary")
+_ROTARY_CLASSIFIERS = (
+    "ModernBertForSequenceClassification",
+    "EuroBertForSequenceClassification",
+    "NomicBertForSequenceClassification",
+    "RoFormerForSequenceClassification",
+    "JinaEmbeddingsV3ForSequenceClassification",
+    "GteForSequenceClassification",
+)
+
 
 def _accept(checkpoint: Checkpoint) -> None:
     """Nothing else to look at."""
@@ -37,6 +47,16 @@ def check_one_label(checkpoint: Checkpoint) -> None:
         raise ModelError(
             f"{checkpoint.folder}: a reranker has one label, this classifier has {checkpoint.labels}"
             f"{f' ({names})' if names else ''}: it is no reranker"
+        )
+
+
+def check_positions(checkpoint: Checkpoint) -> None:
+    """transformers ignores the key: a class has the positions it has."""
+    declared = checkpoint.config.get("position_embedding_type", "absolute")
+    if declared != "absolute" and not (declared in _ROTARY and checkpoint.architecture in _ROTARY_CLASSIFIERS):
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'}: position_embedding_type is {declared!r}, which transformers'"
+            f" {checkpoint.architecture} does not compute, so its scores would be wrong: use another model"
         )
 
 

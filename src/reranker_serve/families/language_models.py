@@ -6,7 +6,7 @@ from typing import Any
 
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError, SettingsError
-from reranker_serve.families.kinds import Kind, refuse_prompt
+from reranker_serve.families.kinds import Kind, check_one_label, refuse_prompt
 from reranker_serve.families.modular import has_head, read_head, read_pair_config
 from reranker_serve.families.modules import Module, read_modules, read_tensor_layer
 from reranker_serve.families.prompts import NEMOTRON, PROMPTS, Prompt
@@ -157,8 +157,7 @@ def _check_last_token(checkpoint: Checkpoint) -> None:
 
 def _check_bidirectional(checkpoint: Checkpoint) -> None:
     _temperature(checkpoint)
-    if checkpoint.labels != 1:
-        raise ModelError(f"{checkpoint.folder}: a reranker has one label, this classifier has {checkpoint.labels}")
+    check_one_label(checkpoint)
 
 
 LANGUAGE_MODEL = Kind(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.encoders import EMBEDDING_MODELS
-from reranker_serve.families.kinds import Kind, refuse_prompt
+from reranker_serve.families.kinds import Kind, check_positions, refuse_prompt
 from reranker_serve.families.late_config import STANFORD, is_late_interaction, read_declared
 from reranker_serve.families.late_interaction import LateInteraction
 from reranker_serve.families.late_tokens import read_encoder, resolve
@@ -35,8 +35,7 @@ def _check(checkpoint: Checkpoint) -> None:
         raise ModelError(
             f"{path}: architectures is {architecture}; a late interaction model may be {', '.join(EMBEDDING_MODELS)}"
         )
-    if config.get("position_embedding_type", "absolute") != "absolute":
-        raise ModelError(f"{path}: position_embedding_type is {config['position_embedding_type']!r}: not supported")
+    check_positions(checkpoint)
     read_declared(checkpoint)
 
 

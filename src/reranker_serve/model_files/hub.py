@@ -85,8 +85,6 @@ def lacks_files(wanted: Wanted, folder: Path) -> bool:
 
 def fetch_to_cache(wanted: Wanted, cache: Path, offline: bool) -> Path:
     """The model's folder in a cache of the hub, fetched as far as it is not there or not the newest."""
-    from huggingface_hub import snapshot_download
-
     advice = (
         f"download it first, with ./download_model.sh {wanted.model} {cache}{_option(wanted)}"
         if offline
@@ -95,50 +93,39 @@ def fetch_to_cache(wanted: Wanted, cache: Path, offline: bool) -> Path:
     if not offline:
         _require_weights(wanted)
     with _hub_errors(wanted, advice, cache, "set RERANKER_MODEL_CACHE_DIR"):
-        return Path(
-            snapshot_download(
-                wanted.model,
-                revision=wanted.revision,
-                cache_dir=cache,
-                allow_patterns=_WANTED,
-                ignore_patterns=_UNWANTED,
-                local_files_only=offline,
-            )
-        )
+        return _fetch(wanted, cache_dir=cache, local_files_only=offline)
 
 
 def fetch_to_folder(wanted: Wanted, folder: Path) -> None:
     """Fetch the model as plain files in `folder`."""
-    from huggingface_hub import snapshot_download
-
     _require_weights(wanted)
     with _hub_errors(wanted, "check the connection and try again", folder, "name another folder"):
-        snapshot_download(
-            wanted.model,
-            revision=wanted.revision,
-            local_dir=folder,
-            allow_patterns=_WANTED,
-            ignore_patterns=_UNWANTED,
-        )
+        _fetch(wanted, local_dir=folder)
 
 
 def fetch_without_weights(wanted: Wanted, folder: Path) -> Outline:
     """Fetch the model's other files to `folder`, and of its weights what their headers tell."""
-    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub import HfApi
 
     _require_weights(wanted)
     with _hub_errors(wanted, "check the connection and try again", folder, "set TMPDIR"):
         info = HfApi().model_info(wanted.model, revision=wanted.revision, timeout=_ANSWER_S)
-        snapshot_download(
-            wanted.model,
-            revision=info.sha,
-            local_dir=folder,
-            allow_patterns=_WANTED,
-            ignore_patterns=[*_UNWANTED, "*.safetensors"],
-        )
+        _fetch(Wanted(wanted.model, info.sha), "*.safetensors", local_dir=folder)
         weights = [name for name in _of_interest(file.rfilename for file in info.siblings or []) if _is_weights(name)]
         headers = {name: _header(HfApi(), wanted.model, name, str(info.sha)) for name in weights}
     return Outline(str(info.sha), headers)
+
+
+def _fetch(wanted: Wanted, *but: str, **where: Any) -> Path:
+    """What of a model is read, fetched to `where`, as `snapshot_download` takes it; `but` are patterns left out."""
+    from huggingface_hub import snapshot_download
+
+    unwanted = [*_UNWANTED, *but]
+    return Path(
+        snapshot_download(
+            wanted.model, revision=wanted.revision, allow_patterns=_WANTED, ignore_patterns=unwanted, **where
+        )
+    )
 
 
 def _is_weights(name: str) -> bool:
