@@ -102,7 +102,6 @@ def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() 
     assert knowing == {
         "backends/adapter.py",
         "backends/architectures.py",
-        "backends/bidirectional.py",
         "backends/layers.py",
         "backends/layout.py",
         "backends/int8.py",

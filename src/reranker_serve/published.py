@@ -112,6 +112,16 @@ def _ntk_factor(path: Path, scaling: Any) -> float:
     return float(factor)
 
 
+def _is_two_way_llama(config: Config) -> bool:
+    return config.get("model_type") == "llama_bidirec"
+
+
+def _from_two_way_llama(_: Path, config: Config) -> tuple[Config, Renames]:
+    """nvidia/llama-nemotron-rerank: the weights are those of Llama; what differs is that no token is hidden."""
+    own = {"architectures": ["LlamaModel"], "model_type": "llama", "is_causal": False, "use_cache": False}
+    return _without(config, "auto_map") | own, ()
+
+
 def _is_published_eurobert(config: Config) -> bool:
     return config.get("model_type") == "eurobert" and "clf_pooling" in config and "classifier_pooling" not in config
 
@@ -147,6 +157,7 @@ def _without(config: Config, *keys: str) -> Config:
 _LAYOUTS: tuple[tuple[Callable[[Config], bool], Callable[[Path, Config], tuple[Config, Renames]]], ...] = (
     (_is_flash, _from_flash),
     (_is_new, _from_new),
+    (_is_two_way_llama, _from_two_way_llama),
     (_is_published_eurobert, _from_published_eurobert),
     (_is_own_nomic, _refuse_own_nomic),
 )

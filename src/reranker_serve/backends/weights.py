@@ -22,7 +22,6 @@ from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceCl
 from transformers.utils import logging as transformers_logging
 
 from reranker_serve.backends.adapter import Adapter, adapter_of
-from reranker_serve.backends.bidirectional import ordinary_config, read_both_ways
 from reranker_serve.backends.device import DType, MappedFiles
 from reranker_serve.backends.translated import translated
 from reranker_serve.checkpoint import Checkpoint
@@ -93,8 +92,6 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
     adapter = adapter_of(checkpoint.folder)
     model = _read(checkpoint, readout, "auto" if device == "cpu" else dtype, device, adapter)
     files = MappedFiles(checkpoint.folder.glob("*.safetensors") if device == "cpu" else ())
-    if getattr(model.config, "is_causal", True) is False:
-        read_both_ways(model)
     if adapter is not None:
         adapter.merge(model, dtype, lambda stored: _give_back(stored, files))
     if device == "cpu":
@@ -184,8 +181,6 @@ def _read(
     try:
         if checkpoint.renames is not None:
             kind, source = translated(checkpoint, checkpoint.renames)
-        elif (config := ordinary_config(checkpoint)) is not None:
-            source["config"] = config
         model, report = kind.from_pretrained(
             **source,
             dtype=dtype,

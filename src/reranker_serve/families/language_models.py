@@ -184,7 +184,7 @@ MODULAR_LANGUAGE_MODEL = Kind(
 BIDIRECTIONAL_LANGUAGE_MODEL = Kind(
     "bidirectional language model",
     (BIDIRECTIONAL,),
-    lambda checkpoint: checkpoint.architecture == BIDIRECTIONAL,
+    lambda checkpoint: checkpoint.architecture == "LlamaModel" and checkpoint.config.get("is_causal") is False,
     _bidirectional,
     _check_bidirectional,
 )

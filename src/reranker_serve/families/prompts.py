@@ -193,6 +193,6 @@ NEMOTRON = Prompt(
     control=("<|begin_of_text|>",),
     answers=(),
     repositories=(),
-    model_type="llama_bidirec",
+    model_type="llama",
     shared=False,
 )
