@@ -14,6 +14,7 @@ ENVIRONMENTS = {
     "infinity": ("infinity-emb[server,torch]==0.0.78", "transformers==4.48.3", "click==8.1.8", "typer==0.12.5"),
     "runtimes": (
         "transformers==5.23.0",
+        "sentence-transformers==6.2.0",
         "onnx==1.23.2",
         "onnxscript==0.7.2",
         "onnxruntime==1.32.0",

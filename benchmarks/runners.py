@@ -17,6 +17,7 @@ from typing import Any, Protocol
 import httpx
 
 from benchmarks.contestants.ours import settings_of
+from benchmarks.contestants.whole_model import has_modules
 from benchmarks.environments import Absent, python_of
 from benchmarks.machine import cores
 from benchmarks.pairs import Request
@@ -190,6 +191,8 @@ class Infinity(HttpServer):
     def command(self, port: int) -> tuple[list[str], dict[str, str]]:
         if self.shape.kind != "cross_encoder":
             raise Absent("it reranks with classifiers only")
+        if has_modules(self.folder):
+            raise Absent("does not serve this shape: it does not read a head in modules of its own")
         python = python_of("infinity", self.work)
         options = ["--model-id", str(self.folder), "--served-model-name", "measured", "--engine", "torch"]
         # BetterTransformer needs a package that its own pins leave out, and compiling is for GPUs.

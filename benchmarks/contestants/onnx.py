@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.contestants import versions
 from benchmarks.contestants.reference import PairwiseRuntime
+from benchmarks.contestants.whole_model import whole_model
 
 
 def export(folder: Path) -> Path:
@@ -15,30 +16,18 @@ def export(folder: Path) -> Path:
     if path.exists():
         return path
     import torch
-    from transformers import AutoModelForSequenceClassification
 
-    class Logits(torch.nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.model: Any = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-
-        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-            logits: torch.Tensor = self.model(input_ids=input_ids, attention_mask=attention_mask).logits
-            return logits
-
+    model, examples = whole_model(folder)
     path.parent.mkdir(exist_ok=True)
-    ids = torch.randint(5, 100, (3, 17))
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
     free = {0: torch.export.Dim("batch"), 1: torch.export.Dim("length", max=512)}
     with torch.inference_mode():
         torch.onnx.export(
-            Logits(),
-            (ids, mask),
+            model,
+            tuple(examples.values()),
             str(path),
-            input_names=["input_ids", "attention_mask"],
+            input_names=list(examples),
             output_names=["logits"],
-            dynamic_shapes={"input_ids": free, "attention_mask": free},
+            dynamic_shapes=dict.fromkeys(examples, free),
             dynamo=True,
             verbose=False,
         )

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.contestants import versions
 from benchmarks.contestants.reference import PairwiseRuntime
+from benchmarks.contestants.whole_model import whole_model
 
 # Of post-training quantization; texts of several lengths.
 _CALIBRATION = [f"the light of the sun number {i} " * (1 + i % 12) for i in range(48)]
@@ -18,14 +19,9 @@ def convert(folder: Path) -> Path:
     if path.exists():
         return path
     import openvino
-    import torch
-    from transformers import AutoModelForSequenceClassification
 
-    model = AutoModelForSequenceClassification.from_pretrained(folder, dtype=torch.float32).eval()
-    ids = torch.randint(5, 100, (3, 17))
-    mask = torch.ones_like(ids)
-    mask[1, 9:] = 0
-    converted = openvino.convert_model(model, example_input={"input_ids": ids, "attention_mask": mask})
+    model, examples = whole_model(folder)
+    converted = openvino.convert_model(model, example_input=examples)
     path.parent.mkdir(exist_ok=True)
     openvino.save_model(converted, path, compress_to_fp16=False)
     return path
@@ -67,8 +63,8 @@ class OpenVinoInt8(OpenVino):
             import openvino
 
             samples = [
-                {name: inputs[name] for name in ("input_ids", "attention_mask")}
-                for inputs in (self._tokenizer("plants", text, return_tensors="np") for text in _CALIBRATION)
+                dict(self._tokenizer("plants", text, return_tensors="np"))
+                for text in _CALIBRATION
             ]
             quantized = nncf.quantize(
                 openvino.Core().read_model(convert(self.folder)),

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.contestants import versions
+from benchmarks.contestants.whole_model import has_modules
 from benchmarks.pairs import Pair, Request, by_request, in_sorted_batches, pairs_of
 
 _BATCH = 32
@@ -26,10 +27,17 @@ class SentenceTransformers:
     """`CrossEncoder.predict` with its defaults; an embedding model as its `util.cos_sim`. All pairs in one call."""
 
     def __init__(
-        self, folder: Path, kind: str, threads: int, max_length: int, device: str = "cpu", dtype: str = "float32"
+        self,
+        folder: Path,
+        kind: str,
+        threads: int,
+        max_length: int,
+        device: str = "cpu",
+        dtype: str = "float32",
+        batch: int = _BATCH,
     ) -> None:
         self._folder, self._kind, self._threads, self._max_length = folder, kind, threads, max_length
-        self._device, self._dtype = device, dtype
+        self._device, self._dtype, self._batch = device, dtype, batch
 
     def prepare(self) -> dict[str, str]:
         import torch
@@ -57,7 +65,10 @@ class SentenceTransformers:
         if self._kind == "embedding":
             return [self._cosines(request) for request in requests]
         scores = self._encoder.predict(
-            pairs_of(requests), activation_fn=torch.nn.Identity(), show_progress_bar=False
+            pairs_of(requests),
+            batch_size=self._batch,
+            activation_fn=torch.nn.Identity(),
+            show_progress_bar=False,
         ).tolist()
         return by_request(scores, requests)
 
@@ -84,6 +95,8 @@ class Transformers:
         import torch
         import transformers
 
+        if self._kind == "cross_encoder" and has_modules(self._folder):
+            raise RuntimeError("does not serve this shape: its classes do not read a head in modules of its own")
         torch.set_num_threads(self._threads)
         kinds = {
             "cross_encoder": transformers.AutoModelForSequenceClassification,
@@ -152,10 +165,31 @@ class Transformers:
         return cosines
 
 
-class Exact(Transformers):
-    """One sequence at a time, no padding: what score differences are taken from. Not a peer."""
-
+class _OneByOne(Transformers):
     batch = 1
+
+
+class Exact:
+    """One sequence at a time, no padding, float32: what score differences are taken from. Not a peer.
+
+    By transformers; where the head is in modules of its own, by sentence-transformers, whose layout that is.
+    """
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
+        self._work: SentenceTransformers | Transformers
+        if has_modules(folder) and kind == "cross_encoder":
+            self._work = SentenceTransformers(folder, kind, threads, max_length, batch=1)
+        else:
+            self._work = _OneByOne(folder, kind, threads, max_length)
+
+    def prepare(self) -> dict[str, str]:
+        return self._work.prepare()
+
+    def tune(self, requests: Sequence[Request]) -> str:
+        return ""
+
+    def score(self, requests: Sequence[Request]) -> list[list[float]]:
+        return self._work.score(requests)
 
 
 class PairwiseRuntime:
@@ -175,7 +209,7 @@ class PairwiseRuntime:
         self._tokenizer: Any = AutoTokenizer.from_pretrained(self.folder)
 
     def forward(self, inputs: dict[str, Any]) -> list[float]:
-        """numpy int64 `input_ids` and `attention_mask`, [batch, length] -> a logit each."""
+        """What `whole_model` takes, numpy int64 [batch, length] -> a logit each."""
         raise NotImplementedError
 
     def tune(self, requests: Sequence[Request]) -> str:
@@ -200,4 +234,4 @@ class PairwiseRuntime:
         inputs = self._tokenizer(
             queries, documents, padding=True, truncation=True, max_length=self._max_length, return_tensors="np"
         )
-        return self.forward({name: inputs[name] for name in ("input_ids", "attention_mask")})
+        return self.forward(dict(inputs))
