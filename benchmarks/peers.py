@@ -23,7 +23,7 @@ from benchmarks.environments import Absent
 from benchmarks.machine import ceilings, facts
 from benchmarks.pairs import Request, first_pairs, pairs_of
 from benchmarks.report import Measurement, Result, ShapeResult, WorkloadResult, row, write
-from benchmarks.runners import Infinity, OurServer, Peer, Worker
+from benchmarks.runners import FastEmbed, Infinity, Llama, OurServer, Peer, Worker
 from benchmarks.shapes import SHAPES, Shape, checkpoint
 from benchmarks.workloads import WORKLOADS, Texts, Workload
 
@@ -50,6 +50,9 @@ PEERS: dict[str, MakePeer] = {
     "onnx-int8": _worker("runtimes"),
     "openvino-bf16": _worker("runtimes"),
     "openvino-int8": _worker("runtimes"),
+    "fastembed": lambda name, shape, folder, work: FastEmbed(name, shape, folder, work, "fastembed"),
+    "candding": _worker("candding"),
+    "llama-http": Llama,
 }
 _WARM_UP_PAIRS = 8
 _TUNING_PAIRS = 32

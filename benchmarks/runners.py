@@ -100,6 +100,16 @@ class Worker:
         return reply
 
 
+class FastEmbed(Worker):
+    """Its environment has no torch, so that of the other runtimes exports the model."""
+
+    def prepare(self) -> dict[str, str]:
+        if self._shape.kind == "cross_encoder":
+            made_by = python_of("runtimes", self._work)
+            _run([made_by, "-m", "benchmarks.contestants.onnx", self._folder], self._work, "fastembed-export")
+        return super().prepare()
+
+
 class HttpServer:
     """A peer's own server on a free port, asked by as many threads as there are callers."""
 
@@ -204,6 +214,35 @@ class Infinity(HttpServer):
 
     def facts(self, client: httpx.Client) -> dict[str, str]:
         return {"infinity-emb": "0.0.78", "precision": "float32"}
+
+
+class Llama(HttpServer):
+    """https://github.com/ggml-org/llama.cpp: its server, ranking with a model converted to bfloat16."""
+
+    def command(self, port: int) -> tuple[list[str], dict[str, str]]:
+        if self.shape.kind != "cross_encoder":
+            raise Absent("it is measured with classifiers only")
+        if has_modules(self.folder):
+            raise Absent("does not serve this shape: its converter does not read a head in modules of its own")
+        python, converted = python_of("llama", self.work), self.folder / "llama.gguf"
+        if not converted.exists():
+            _run([python, "-m", "benchmarks.contestants.llama", self.folder, converted], self.work, "llama-convert")
+        tokens, slots = self.shape.max_length, 8
+        options = ["--model", str(converted), "--reranking", "--threads", str(cores()), "--threads-http", "8"]
+        options += ["--parallel", str(slots), "--ctx-size", str(slots * tokens), "--no-webui"]
+        options += ["--batch-size", str(4 * tokens), "--ubatch-size", str(4 * tokens)]
+        return [str(python.parent / "llama-cpp-server"), *options, "--host", "127.0.0.1", "--port", str(port)], {}
+
+    def facts(self, client: httpx.Client) -> dict[str, str]:
+        return {"llama.cpp": str(client.get("/props").json().get("build_info", "")), "precision": "bfloat16"}
+
+
+def _run(command: Sequence[str | Path], work: Path, name: str) -> None:
+    """A step before a peer can start, in its environment. Raises `Absent`."""
+    log = _log(work, name)
+    done = subprocess.run(command, stdout=log, stderr=log, env=_environment(PYTHONPATH=str(_ROOT)), check=False)
+    if done.returncode != 0:
+        raise Absent(f"its model cannot be made: see {log.name}")
 
 
 def _log(work: Path, name: str) -> Any:

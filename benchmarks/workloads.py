@@ -34,6 +34,11 @@ class Workload:
     full: bool = False
 
 
+def mixed_length(source: random.Random) -> int:
+    """Tokens of a document where lengths are mixed: lognormal, median 140, at most 440."""
+    return max(12, min(440, round(source.lognormvariate(math.log(140), 0.6))))
+
+
 WORKLOADS = {
     workload.name: workload
     for workload in (
@@ -79,7 +84,7 @@ class Texts:
     @staticmethod
     def _length(workload: Workload, source: random.Random, asked: int) -> int:
         if workload.tokens is None:
-            return max(12, min(440, round(source.lognormvariate(math.log(140), 0.6))))
+            return mixed_length(source)
         # Text cut out of its context may have a token more than it had there.
         return workload.tokens - asked - 2 if workload.full else workload.tokens
 

@@ -37,6 +37,8 @@ CONTESTANTS = {
     "onnx-int8": ("onnx", "OnnxInt8"),
     "openvino-bf16": ("openvino", "OpenVino"),
     "openvino-int8": ("openvino", "OpenVinoInt8"),
+    "fastembed": ("fastembed", "FastEmbed"),
+    "candding": ("candding", "Candding"),
 }
 
 

@@ -1,7 +1,11 @@
-"""ONNX Runtime: the checkpoint exported once, in float32 and with dynamic int8 quantization."""
+"""ONNX Runtime: the checkpoint exported once, in float32 and with dynamic int8 quantization.
+
+`python -m benchmarks.contestants.onnx FOLDER` exports it for who cannot do so itself.
+"""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -67,3 +71,7 @@ class OnnxInt8(Onnx):
 
             quantize_dynamic(exported, path, weight_type=QuantType.QInt8, use_external_data_format=True)
         return path
+
+
+if __name__ == "__main__":
+    export(Path(sys.argv[1]))

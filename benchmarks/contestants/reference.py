@@ -195,13 +195,14 @@ class Exact:
 class PairwiseRuntime:
     """A classifier in another runtime: padded batches of like length, of the size that was fastest."""
 
+    kinds: tuple[str, ...] = ("cross_encoder",)
     sizes = (1, 4, 8, 32)
 
     def __init__(self, folder: Path, kind: str, threads: int, max_length: int) -> None:
-        if kind != "cross_encoder":
+        if kind not in self.kinds:
             raise RuntimeError("it is measured with classifiers only")
-        self.folder, self.threads, self._max_length = folder, threads, max_length
-        self._size = 4
+        self.folder, self.threads, self.max_length = folder, threads, max_length
+        self.size = 4
 
     def load_tokenizer(self) -> None:
         from transformers import AutoTokenizer
@@ -219,19 +220,20 @@ class PairwiseRuntime:
         seconds = {}
         self.score(requests)  # warm-up
         for size in self.sizes:
-            self._size = size
+            self.size = size
             start = time.perf_counter()
             self.score(requests)
             seconds[size] = time.perf_counter() - start
-        self._size = min(seconds, key=lambda size: seconds[size])
-        return f"batch {self._size}"
+        self.size = min(seconds, key=lambda size: seconds[size])
+        return f"batch {self.size}"
 
     def score(self, requests: Sequence[Request]) -> list[list[float]]:
-        return by_request(in_sorted_batches(pairs_of(requests), self._size, self._classify), requests)
+        return by_request(in_sorted_batches(pairs_of(requests), self.size, self.classify), requests)
 
-    def _classify(self, batch: list[Pair]) -> list[float]:
+    def classify(self, batch: list[Pair]) -> list[float]:
+        """One padded batch -> a logit each."""
         queries, documents = [query for query, _ in batch], [document for _, document in batch]
         inputs = self._tokenizer(
-            queries, documents, padding=True, truncation=True, max_length=self._max_length, return_tensors="np"
+            queries, documents, padding=True, truncation=True, max_length=self.max_length, return_tensors="np"
         )
         return self.forward(dict(inputs))
