@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reranker_serve.backends.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
 from reranker_serve.families.registry import KINDS
 from reranker_serve.tools.catalogue import KNOWN_MODELS, KnownModel
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.device import DType, Machine, choose_device, choose_precisions
-from reranker_serve.backends.padded import buckets
+from reranker_serve.backends.torch.padded import buckets
 from reranker_serve.errors import ModelError
 from tests.checkpoints import load_scorer, save_cross_encoder
 from tests.machine import needs_bfloat16

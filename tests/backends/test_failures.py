@@ -12,8 +12,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from reranker_serve.backends import torch as torch_backend
-from reranker_serve.backends.torch import CudaBackend, TorchBackend, load_finite
+from reranker_serve.backends.torch import backend as torch_backend
+from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend, load_finite
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import BackendError, BackendLost, ModelError, OutOfMemory
 from reranker_serve.readouts import ClassifierReadout

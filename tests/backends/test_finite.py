@@ -17,11 +17,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reranker_serve.app import create_app
-from reranker_serve.backends import torch as torch_backend
-from reranker_serve.backends.int8 import int8_product
-from reranker_serve.backends.linear import Product
-from reranker_serve.backends.torch import load_finite
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.cpu.int8 import int8_product
+from reranker_serve.backends.cpu.linear import Product
+from reranker_serve.backends.torch import backend as torch_backend
+from reranker_serve.backends.torch.backend import load_finite
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import ClassifierReadout, NextTokenReadout, Readout

@@ -11,10 +11,10 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from reranker_serve.backends import packed
-from reranker_serve.backends.layout import Layout
-from reranker_serve.backends.torch import CudaBackend, TorchBackend
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch import packed
+from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
+from reranker_serve.backends.torch.layout import Layout
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.readouts import ClassifierReadout
 from reranker_serve.types import EncodedItem, OverlappingBackend

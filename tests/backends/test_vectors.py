@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from reranker_serve.backends import packed
-from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.layout import Layout
-from reranker_serve.backends.packed import PackedForward
-from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
-from reranker_serve.backends.torch import CudaBackend, TorchBackend, check_quantization, inspect_machine
+from reranker_serve.backends.torch import packed
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend, check_quantization, inspect_machine
+from reranker_serve.backends.torch.layout import Layout
+from reranker_serve.backends.torch.packed import PackedForward
+from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import VectorsReadout
 from reranker_serve.types import EncodedItem, OverlappingBackend

@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import LayerNorm
 from torch import nn
 
-from reranker_serve.backends.layers import load_layers
+from reranker_serve.backends.torch.layers import load_layers
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.modules import read_layers, read_modules

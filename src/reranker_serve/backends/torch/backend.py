@@ -12,11 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from reranker_serve.backends import device as policy
-from reranker_serve.backends import packed
-from reranker_serve.backends.failures import backend_error
-from reranker_serve.backends.int8 import channel_peaks, int8_product
-from reranker_serve.backends.layers import load_layers
-from reranker_serve.backends.linear import (
+from reranker_serve.backends.cpu.int8 import channel_peaks, int8_product
+from reranker_serve.backends.cpu.linear import (
     MakeProduct,
     bfloat16_product,
     linear_layers,
@@ -24,8 +21,11 @@ from reranker_serve.backends.linear import (
     row_count,
     works,
 )
-from reranker_serve.backends.probe import NotFinite, choose_forward, probe_items, random_items, require_finite
-from reranker_serve.backends.weights import load_weights, stored_precision
+from reranker_serve.backends.torch import packed
+from reranker_serve.backends.torch.failures import backend_error
+from reranker_serve.backends.torch.layers import load_layers
+from reranker_serve.backends.torch.probe import NotFinite, choose_forward, probe_items, random_items, require_finite
+from reranker_serve.backends.torch.weights import load_weights, stored_precision
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import BackendError, ModelError, OutOfMemory
 from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout

@@ -21,8 +21,8 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from reranker_serve.backends.architectures import Architecture, reader
-from reranker_serve.backends.layout import Layout, Span, to_device
+from reranker_serve.backends.torch.architectures import Architecture, reader
+from reranker_serve.backends.torch.layout import Layout, Span, to_device
 from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem
 

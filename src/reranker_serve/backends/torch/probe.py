@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reranker_serve.backends import packed
-from reranker_serve.backends.architectures import architecture_of
-from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
+from reranker_serve.backends.torch import packed
+from reranker_serve.backends.torch.architectures import architecture_of
+from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.readouts import PooledReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem, FloatArray
 

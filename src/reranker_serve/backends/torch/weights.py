@@ -21,9 +21,9 @@ from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from reranker_serve.backends.adapter import Adapter, adapter_of
 from reranker_serve.backends.device import DType, MappedFiles
-from reranker_serve.backends.translated import translated
+from reranker_serve.backends.torch.adapter import Adapter, adapter_of
+from reranker_serve.backends.torch.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import (
