@@ -102,6 +102,8 @@ def test_only_the_backends_and_the_tokenizer_know_torch_and_transformers() -> No
     assert {path for path in knowing if not path.startswith("backends/torch/")} == {
         "backends/cpu/int8.py",
         "backends/cpu/linear.py",
+        "backends/cpu/mapped_weights.py",
+        "backends/cpu/products.py",
         "families/native_tokenizer.py",
     }
 

@@ -37,9 +37,9 @@ def _load(files: ModelFiles, settings: Settings) -> Scorer:
     os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
     with _no_collections():
-        from reranker_serve.backends.torch import backend as torch_backend  # seconds of import, only needed here
+        from reranker_serve.backends.torch.load import load as load_backend  # seconds of import, only needed here
 
-    backend = torch_backend.load(
+    backend = load_backend(
         checkpoint,
         family.readout,
         device=settings.device,

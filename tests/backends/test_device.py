@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker_serve.backends import device as policy
+from reranker_serve.backends.cpu.kept_memory import KeptMemory
 from reranker_serve.backends.device import DType, Machine, choose_device, choose_precisions
 from reranker_serve.backends.torch.padded import buckets
 from reranker_serve.errors import ModelError
@@ -88,7 +89,7 @@ def test_cached_memory_goes_back_under_pressure(allocated: int, recommended: int
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by glibc only")
 def test_gaps_in_memory_are_given_back_after_a_while() -> None:
     now = 0.0
-    kept = policy.KeptMemory(clock=lambda: now)
+    kept = KeptMemory(clock=lambda: now)
     # What stays lies between what is freed, so that the free memory is gaps and not the end.
     pairs = [(torch.ones(25_000), torch.ones(1_000)) for _ in range(1000)]
     staying = [small for _, small in pairs]

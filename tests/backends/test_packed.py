@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from reranker_serve.backends.torch import packed
+from reranker_serve.backends.torch import attention_cpu, attention_span
+from reranker_serve.backends.torch.attention_cpu import attend_per_segment
 from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
 from reranker_serve.backends.torch.layout import Layout
 from reranker_serve.backends.torch.weights import load_weights
@@ -64,23 +65,28 @@ def textbook(
     return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
 
 
+def set_block(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (attention_span, attention_cpu):
+        monkeypatch.setattr(module, "QUERY_BLOCK", rows)
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_numbers_that_are_none_stay_within_their_sequence(dtype: torch.dtype, broken: float) -> None:
     layout = Layout.of(items(LENGTHS, [None] * len(LENGTHS)), False, CPU)
     poisoned = layout.spans[3]
-    states = torch.randn(3, 1, 4, layout.spans[-1].stop, 8).to(dtype)
+    states = torch.randn(3, 4, layout.spans[-1].stop, 8).to(dtype)
     states[..., poisoned.start : poisoned.stop, :] = broken
-    out, _ = packed.packed_attention(torch.nn.Identity(), *states, None, layout=layout)
-    healthy = torch.ones(out.shape[1], dtype=torch.bool)
+    out = attend_per_segment(*states, 8**-0.5, layout, None)
+    healthy = torch.ones(len(out), dtype=torch.bool)
     healthy[poisoned.start : poisoned.stop] = False
-    assert out[0, healthy].isfinite().all()
-    assert out[0, ~healthy].isnan().all()
+    assert out[healthy].isfinite().all()
+    assert out[~healthy].isnan().all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("window", [None, 1, 3, 30, 100])
-@pytest.mark.parametrize("scaling", [None, 0.5])
+@pytest.mark.parametrize("scale", [8**-0.5, 0.5])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("block", [1024, 4])
@@ -88,22 +94,19 @@ def test_packed_attention_is_attention_within_each_sequence_and_its_prefix(
     dtype: torch.dtype,
     tolerance: float,
     window: int | None,
-    scaling: float | None,
+    scale: float,
     causal: bool,
     key_heads: int,
     block: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packed, "QUERY_BLOCK", block)
+    set_block(block, monkeypatch)
     torch.manual_seed(0)
     layout = Layout.of(items(LENGTHS, PREFIXES if causal else [None] * len(LENGTHS)), causal, CPU)
     tokens = layout.spans[-1].stop
     query, key, value = (torch.randn(1, heads, tokens, 8).to(dtype) for heads in (4, key_heads, key_heads))
-    expected = textbook(query.float(), key.float(), value.float(), scaling or 8**-0.5, window, layout)
-    got, weights = packed.packed_attention(
-        torch.nn.Identity(), query, key, value, None, scaling, layout=layout, sliding_window=window
-    )
-    assert weights is None
+    expected = textbook(query.float(), key.float(), value.float(), scale, window, layout)
+    got = attend_per_segment(query[0], key[0], value[0], scale, layout, window)[None]
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)
 
@@ -114,8 +117,8 @@ def test_a_long_sequence_is_attended_to_without_a_mask_of_its_square() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, tokens, 8) for heads in (2, 1, 1))
     expected = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-    got, _ = packed.packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout)
-    torch.testing.assert_close(got.transpose(1, 2), expected, atol=1e-4, rtol=0)
+    got = attend_per_segment(query[0], key[0], value[0], 8**-0.5, layout, None)
+    torch.testing.assert_close(got.transpose(0, 1), expected[0], atol=1e-4, rtol=0)
     assert sum(mask.numel() for mask in layout._masks.values()) <= 2 * 8192**2  # of both query heads
 
 

@@ -16,8 +16,8 @@ from sentence_transformers.cross_encoder.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
 
-from reranker_serve.backends.torch.backend import load_finite
 from reranker_serve.backends.torch.layers import load_layers
+from reranker_serve.backends.torch.load import load_finite
 from reranker_serve.backends.torch.padded import PaddedForward
 from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
