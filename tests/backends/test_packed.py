@@ -12,9 +12,12 @@ from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
 from reranker_serve.backends.torch import attention_cpu, attention_span
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.attention import use_attention
 from reranker_serve.backends.torch.attention_cpu import attend_per_segment
 from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
 from reranker_serve.backends.torch.layout import Layout
+from reranker_serve.backends.torch.packed import PackedForward, only
 from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.readouts import ClassifierReadout
@@ -174,6 +177,33 @@ def test_of_the_last_layer_only_the_rows_that_are_read_are_computed(tmp_path: Pa
         layer.output.register_forward_hook(lambda *found: rows.append(found[2].shape[1]))
     backend.forward(items([7, 30, 5], [None, None, None]))
     assert rows == [42] * (len(rows) - 1) + [3]
+
+
+def test_a_module_that_was_given_few_rows_is_given_all_again(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("bert", tmp_path)).eval()
+    module, states = model.base_model.encoder.layer[-1].attention.output, torch.randn(1, 9, 48)
+    with torch.inference_mode():
+        whole = module(states, input_tensor=states)
+        with only(module, torch.tensor([2, 5])):
+            torch.testing.assert_close(module(states, input_tensor=states), whole[:, [2, 5]])
+        with pytest.raises(IndexError), only(module, torch.tensor([9])):  # which is not there
+            module(states, input_tensor=states)
+        assert torch.equal(module(states, input_tensor=states), whole)
+
+
+def test_every_layer_attends_with_the_function_that_was_chosen(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("bert", tmp_path)).eval()
+    calls = []
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, window: int | None) -> Tensor:
+        calls.append((query.shape, scale, layout.tokens, window))
+        return attend_per_segment(query, key, value, scale, layout, window)
+
+    use_attention(model, "watched", watched)
+    forward = PackedForward(model, ARCHITECTURES["bert"], ClassifierReadout(1), torch.nn.Identity(), lambda _: 50)
+    with torch.inference_mode():
+        forward(items([7, 30, 5], [None, None, None]))
+    assert calls == [((4, 50, 12), 12**-0.5, 42, None)] * 3
 
 
 def test_a_pass_can_be_begun_before_the_one_before_it_is_read(tmp_path: Path) -> None:
