@@ -32,7 +32,7 @@ class Attention(Protocol):
 def choose_attention(device: str) -> tuple[str, Attention]:
     """What a device attends with, and its name in `/info`."""
     if device.startswith("cuda"):
-        from reranker_serve.backends.torch.attention_varlen import attend_varlen  # not in every build of torch
+        from reranker_serve.backends.torch.attention_varlen import attend_varlen  # whose kernel only a GPU has
 
         return "varlen", attend_varlen
     return "per segment", attend_per_segment

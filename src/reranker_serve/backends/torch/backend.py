@@ -32,7 +32,8 @@ Result = TypeVar("Result")
 class TorchBackend:
     """Runs one model on one device, a pass at a time. Build it with `load`; raises `NotFinite`.
 
-    `precision_note` says why it does not compute in the precision that would be chosen first.
+    `precision_note` says why it does not compute in the precision that would be chosen first; `relieve` is called
+    after each batch and gives back memory where that is due.
     """
 
     precision_note: str | None = None
