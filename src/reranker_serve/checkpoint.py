@@ -13,6 +13,11 @@ from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 
 # Their position table starts behind the padding index, so two rows of it are never used.
 _POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "mpnet")
+# Where `modules.json` names it.
+OLD_LAYOUT = (
+    "the transformer is in a folder of its own, as sentence-transformers wrote it before its version 2: load the model"
+    " with a current one, and save it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,10 @@ def read_folder(folder: Path) -> Checkpoint:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} holds no model: it has no config.json") from None
+        modules = folder / "modules.json"
+        raise ModelError(
+            f"{modules}: {OLD_LAYOUT}" if modules.is_file() else f"{folder} holds no model: it has no config.json"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
     if not isinstance(config, dict):

@@ -271,6 +271,7 @@ def test_pylates_folders_that_are_refused(file: str, values: dict[str, Any], nam
             "the modules Transformer, Dense, HierarchicalTokenPooling",
         ),
         (["Transformer", "Normalize", "Dense"], "the modules Transformer, Normalize, Dense are not supported"),
+        (["Transformer", "Dense", "MultiVectorMask"], "the modules Transformer, Dense, MultiVectorMask"),
     ],
 )
 def test_modules_that_are_refused(kinds: list[str], named: str, tmp_path: Path) -> None:
@@ -318,6 +319,7 @@ def test_stanfords_folder_without_a_projection(tmp_path: Path) -> None:
     [
         ("2_MultiVectorMask/config.json", {"keep_only_token_ids": [7]}, "keep_only_token_ids is for images"),
         ("2_MultiVectorMask/config.json", {"skiplist_tasks": ["image"]}, "skiplist_tasks is ['image']"),
+        ("2_MultiVectorMask/config.json", {"skiplist_tasks": 3}, "skiplist_tasks is 3"),
         ("3_Normalize/config.json", {"module_input_name": "sentence_embedding"}, "module_input_name is"),
         (DECLARED, {"prompts": {"query": 3}}, "prompts is {'query': 3}, not text"),
     ],

@@ -15,6 +15,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.codes")
+_OF_A_MODEL = ("config.json", "modules.json")
 _SHOWN = 3
 # What huggingface_hub allows a file to have changed after it noted when it wrote it, in seconds.
 _CLOCK = 1.0
@@ -88,7 +89,7 @@ def is_whole(folder: Path) -> bool:
 
 def _require_model(folder: Path) -> None:
     """Raise `ModelError` where a folder is none of a model, and it can be told what it is."""
-    if not folder.is_dir() or (folder / "config.json").is_file() or is_adapter(folder):
+    if not folder.is_dir() or is_adapter(folder) or any((folder / name).is_file() for name in _OF_A_MODEL):
         return
     found = sorted(str(path) for path in _models_below(folder))
     if found:
