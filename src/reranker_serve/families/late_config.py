@@ -45,7 +45,7 @@ _QUERY_LENGTH = 32
 _STRATEGIES = ("fixed", "min")
 _EXPANSION_KEYS = {"strategy", "attend", "token", "length"}
 _NOT_MAX_SIM = (None, "cosine", "dot")  # written before there was a choice
-_AFTER = ([], ["Normalize"], ["MultiVectorMask"], ["MultiVectorMask", "Normalize"])
+_AFTER: tuple[list[str], ...] = ([], ["Normalize"], ["MultiVectorMask"], ["MultiVectorMask", "Normalize"])
 _MODULES = "a late interaction model may have Transformer, Dense, MultiVectorMask and Normalize, in this order"
 
 
