@@ -278,7 +278,10 @@ def test_modules_that_are_refused(kinds: list[str], named: str, tmp_path: Path) 
     folder = save_pylate(tmp_path)
     paths = {"Transformer": "", "Dense": "1_Dense"}
     types = {"Dense": PYLATE}
-    modules = [module(at, paths.get(kind, kind), types.get(kind, f"st.{kind}")) for at, kind in enumerate(kinds)]
+    modules = [
+        module(at, paths.get(kind, kind), types.get(kind, f"sentence_transformers.{kind}"))
+        for at, kind in enumerate(kinds)
+    ]
     write(folder, "modules.json", modules)
     assert named in refusal(folder)
 

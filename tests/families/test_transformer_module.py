@@ -142,3 +142,18 @@ def test_what_would_change_a_late_interaction_is_refused(
     folder = save_late(tmp_path)
     change(folder / file, **values)
     assert f"{file}: {named}" in refused(folder)
+
+
+@pytest.mark.parametrize("save", [save_bi_encoder, save_late, save_modular])
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_module_of_the_repositorys_own_code_is_refused(save: Save, place: int, tmp_path: Path) -> None:
+    """Though its class may be called as one that is known, as in jinaai/jina-embeddings-v3."""
+    folder = save(tmp_path)
+    modules = json.loads((folder / "modules.json").read_text())
+    modules[place]["type"] = f"custom_st.{modules[place]['type'].rsplit('.', 1)[-1]}"
+    (folder / "modules.json").write_text(json.dumps(modules))
+    assert f"the modules {', '.join(own(row['type']) for row in modules)} are not supported" in refused(folder)
+
+
+def own(type: str) -> str:
+    return type if type.startswith("custom_st") else type.rsplit(".", 1)[-1]

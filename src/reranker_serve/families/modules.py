@@ -25,6 +25,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "SiLU": "silu",
     "Tanh": "tanh",
 }
+_PACKAGES = ("sentence_transformers.", "pylate.")
 _WEIGHTS = "model.safetensors"
 
 # The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
@@ -41,7 +42,10 @@ _POOLING_FLAG = {
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's."""
+    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's.
+
+    Of code in the model's repository, which is not run here, `kind` is the dotted name, and so none that is known.
+    """
 
     kind: str
     path: str
@@ -56,10 +60,14 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
     rows = checkpoint.read("modules.json", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ModelError(f"{checkpoint.folder / 'modules.json'} is not a list of modules")
-    modules = tuple(Module(str(row.get("type", "")).rsplit(".", 1)[-1], str(row.get("path", ""))) for row in rows)
+    modules = tuple(Module(_kind(str(row.get("type", ""))), str(row.get("path", ""))) for row in rows)
     if modules and modules[0].kind == "Transformer" and Path(modules[0].path) != Path():
         raise ModelError(f"{checkpoint.folder / 'modules.json'}: {OLD_LAYOUT}")
     return modules
+
+
+def _kind(dotted: str) -> str:
+    return dotted.rsplit(".", 1)[-1] if dotted.startswith(_PACKAGES) else dotted
 
 
 def read_layers(

@@ -130,7 +130,7 @@ def table(found: Inspection) -> str:
     instruction = "taken" if found.takes_instruction else "an error, as the model takes none"
     rows = {
         "model": found.folder,
-        "published as": " ".join(filter(None, (found.known_as, found.licence and f"({found.licence})"))) or "not known",
+        "comes from": " ".join(filter(None, (found.known_as, found.licence and f"({found.licence})"))) or "not known",
         "languages": found.languages or "not known",
         "architecture": f"{found.architecture}: {_with_article(found.kind)}, family {found.family}",
         "prompt": found.prompt or "none",
