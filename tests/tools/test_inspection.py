@@ -86,6 +86,7 @@ def test_a_model_of_the_hub_is_told_without_its_weights(tmp_path: Path) -> None:
     }
     assert not (tmp_path / "models").exists(), "downloaded"
     assert found["folder"] == f"somebody/reranker at {REVISION}"
+    assert not found["left"], "the notes of the hub's client are no files of the model"
 
 
 def test_a_model_that_the_hub_has_not_is_one_line(tmp_path: Path) -> None:

@@ -41,6 +41,8 @@ _READ = (
 )
 # Without tokenizer.json transformers makes a tokenizer of these.
 _VOCABULARIES = ("vocab.*", "merges.txt", "*.model", "*.codes", "added_tokens.json")
+# Of the hub's client, beside what it fetched.
+_NOTES = ".cache/"
 _IN_MODULES = ("config.json", "model.safetensors")
 # What `max_length` counts, by family; else both texts of a pair and all around them.
 _COUNTS = {
@@ -181,6 +183,7 @@ def _files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Names below the folder: those that decide how it is served, and the others. An adapter's are as in its own."""
     folder = checkpoint.folder
     names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [name for name in names if not name.startswith(_NOTES)]
     patterns = [*_READ, *weight_files(folder), f"{ADAPTER_FOLDER}/*"]
     patterns += () if (folder / "tokenizer.json").is_file() else _VOCABULARIES
     patterns += [str(Path(module.path, name)) for module in read_modules(checkpoint) for name in _IN_MODULES]
