@@ -68,6 +68,16 @@ def test_what_would_change_the_vectors_is_refused(
     assert named in refused(folder)
 
 
+@pytest.mark.parametrize("save", [save_bi_encoder, save_modular])
+@pytest.mark.parametrize("declared", [{"query_length": 10}, {"document_length": 10}, {"query_expansion": late.FIXED}])
+def test_what_is_for_late_interaction_is_refused_elsewhere(
+    save: Save, declared: dict[str, Any], tmp_path: Path
+) -> None:
+    folder = save(tmp_path)
+    change(folder / BERT, **declared)
+    assert f"{BERT}: {next(iter(declared))} is" in refused(folder)
+
+
 def test_what_changes_nothing_is_no_reason_to_refuse(tmp_path: Path) -> None:
     folder = save_bi_encoder(tmp_path)
     expected = bi.cosines(load_scorer(folder), bi.QUERY, bi.DOCUMENTS)

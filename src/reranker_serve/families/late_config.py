@@ -153,7 +153,7 @@ def _modular(checkpoint: Checkpoint) -> Declared:
         )
     if pylate and not dense:
         raise ModelError(f"{checkpoint.folder / 'modules.json'} lists no Dense, which makes the vectors: {_MODULES}")
-    check_transformer(checkpoint)
+    check_transformer(checkpoint, sided=True)
     bert, transformer = read_transformer(checkpoint)
     expansion, file = _modular_expansion(checkpoint, declared, transformer, bert)
     mask = next((module for module in modules if module.kind == "MultiVectorMask"), None)

@@ -19,7 +19,12 @@ TRANSFORMER_FILES = tuple(
 )
 # What is handed to transformers, under its old names as well; of these arguments no score depends.
 _ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
-_HARMLESS = {"add_pooling_layer", "attn_implementation", "dtype", "torch_dtype", "trust_remote_code", "use_fast"}
+_HARMLESS = {
+    *("add_pooling_layer", "attn_implementation", "dtype", "low_cpu_mem_usage", "torch_dtype", "trust_remote_code"),
+    *("unpad_inputs", "use_cache", "use_fast", "use_memory_efficient_attention", "use_safetensors"),
+}
+_SIDES = ("query_length", "document_length", "query_expansion")
+_EMPTY = ("processing_kwargs", "tokenizer_name_or_path")
 _ONLY = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
 _OF_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
 
@@ -33,14 +38,17 @@ def read_transformer(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     return TRANSFORMER_FILES[0], {}
 
 
-def check_transformer(checkpoint: Checkpoint) -> None:
-    """Raises `ModelError` for what would change the vectors of a text's tokens and is not computed here."""
+def check_transformer(checkpoint: Checkpoint, *, sided: bool = False) -> None:
+    """Raises `ModelError` for what would change the vectors of a text's tokens and is not computed here.
+
+    `sided` where query and document may have lengths of their own.
+    """
     name, declared = read_transformer(checkpoint)
-    path = checkpoint.folder / name
+    path, empty = checkpoint.folder / name, (*_EMPTY, *(() if sided else _SIDES))
     for key, value in declared.items():
         if key in _ARGUMENTS:
             _check_arguments(path, key, value)
-        elif value != _ONLY.get(key, value) or (key in ("processing_kwargs", "tokenizer_name_or_path") and value):
+        elif value != _ONLY.get(key, value) or (key in empty and value):
             raise ModelError(f"{path}: {key} is {value!r}, which is not supported")
     modalities = declared.get("modality_config")
     text = modalities.get("text") if isinstance(modalities, dict) else modalities
