@@ -36,7 +36,7 @@ def save(folder: Path, modules: list[Any]) -> Checkpoint:
         path = f"{index}_{type(module).__name__}"
         (folder / path).mkdir(parents=True)
         module.save(str(folder / path))
-        rows.append({"idx": index, "name": str(index), "path": path, "type": f"x.{type(module).__name__}"})
+        rows.append({"idx": index, "name": str(index), "path": path, "type": f"pylate.{type(module).__name__}"})
     (folder / "modules.json").write_text(json.dumps(rows))
     return Checkpoint(folder, {})
 
