@@ -11,7 +11,7 @@ import json
 import os
 import random
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,20 +28,22 @@ from benchmarks.machine import cores, facts
 from benchmarks.peers import revision, tell
 from benchmarks.workloads import mixed_length
 from reranker_serve.backends import device as policy
-from reranker_serve.backends.architectures import architecture_of
-from reranker_serve.backends.layers import Dense
-from reranker_serve.backends.linear import bfloat16_product, pack_linear_layers, row_count
-from reranker_serve.backends.packed import PackedForward
-from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
-from reranker_serve.backends.probe import Forward, choose_forward
-from reranker_serve.backends.torch import inspect_machine
+from reranker_serve.backends.cpu.kept_memory import KeptMemory
+from reranker_serve.backends.cpu.linear import pack_linear_layers
+from reranker_serve.backends.cpu.products import choose_product
+from reranker_serve.backends.torch.architectures import architecture_of
+from reranker_serve.backends.torch.backend import TorchBackend
+from reranker_serve.backends.torch.layers import Dense
+from reranker_serve.backends.torch.machine import inspect_machine
+from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.layers import DenseLayer
 from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Readout, VectorsReadout
-from reranker_serve.types import EncodedItem, count_tokens
+from reranker_serve.types import EncodedItem, FloatArray, count_tokens
 
 _HIDDEN, _VOCABULARY = 384, 8_000
 _QUERY_TOKENS, _INSTRUCTION_TOKENS = 12, 120
 _BLOCK_TOKENS = 2000  # of documents that a listwise model reads together
+_CLASSIFIER = ClassifierReadout()
 _SCORES = DenseLayer("head", _HIDDEN, 1, True, "identity")
 _HEAD = HeadReadout("mean", (_SCORES,))
 _TOKENS = VectorsReadout(128, (DenseLayer("head", _HIDDEN, 128, False, "identity"),))
@@ -58,7 +60,7 @@ class Case:
 
     name: str
     model_type: str
-    readout: Readout = ClassifierReadout()
+    readout: Readout = _CLASSIFIER
     changes: tuple[tuple[str, Any], ...] = ()
     prefix: bool = False
     shared: bool = False
@@ -110,10 +112,10 @@ def main() -> None:
     arguments = _parser().parse_args()
     os.environ.update(policy.apply_environment(os.environ, policy.environment_before_torch()))
     torch.set_num_threads(cores())
-    memory = policy.KeptMemory()
+    memory = KeptMemory()
     rows = []
     for case in CASES:
-        if not arguments.only or any(part in case.name for part in arguments.only):
+        if not arguments.only or case.name.startswith(tuple(arguments.only)):
             tell(case.name)
             rows.append(measure(case, arguments.documents, arguments.rounds))
             memory.relieve()
@@ -123,7 +125,7 @@ def main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.packing", description="Packed against padded.")
-    parser.add_argument("--only", nargs="+", metavar="PART", help="cases with one of these in their name")
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose names begin so")
     parser.add_argument("--documents", type=int, default=32, help="of a round")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--output", type=Path, default=Path("benchmarks/results"))
@@ -134,8 +136,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def measure(case: Case, documents: int, rounds: int) -> Row:
-    packed, attention = _as_served(case)
-    both = {"packed": packed} if attention.startswith("packed") else {}
+    model, layers = _model(case)
+    served = TorchBackend(model, case.readout, "cpu", layers=layers)  # which packs where it can
+    packed = served.attention.startswith("packed")
+    both = {"packed": lambda items: np.concatenate(list(served.forward(items)))} if packed else {}
     both["padded"] = _padded(case)
     speeds: dict[str, list[float]] = {name: [] for name in both}
     numbers = {}
@@ -144,42 +148,32 @@ def measure(case: Case, documents: int, rounds: int) -> Row:
             batches = list(in_batches(_items(case, documents, random.Random(number))))
             for name in list(both)[:: 1 if number % 2 else -1]:
                 start = time.perf_counter()
-                numbers[name] = torch.cat([both[name](batch) for batch in batches])
+                numbers[name] = np.concatenate([both[name](batch).reshape(-1) for batch in batches])
                 if number >= 0:  # the first is a warm-up
                     speeds[name].append(documents / (time.perf_counter() - start))
-    if "packed" not in both:
-        return Row(case.name, attention, median(speeds["padded"]), None, None, None)
+    if not packed:
+        return Row(case.name, served.attention, median(speeds["padded"]), None, None, None)
     ratios = [mine / other for mine, other in zip(speeds["packed"], speeds["padded"], strict=True)]
-    difference = (numbers["packed"] - numbers["padded"]).abs().max() / numbers["padded"].abs().max()
+    difference = np.abs(numbers["packed"] - numbers["padded"]).max() / np.abs(numbers["padded"]).max()
     return Row(
-        *(case.name, attention, median(speeds["padded"]), median(speeds["packed"])),
+        *(case.name, served.attention, median(speeds["padded"]), median(speeds["packed"])),
         ratio=(median(ratios), min(ratios), max(ratios)),
         difference=float(difference),
     )
 
 
-def _as_served(case: Case) -> tuple[Forward, str]:
-    """The forward that the backend chooses, and what it says of it."""
+def _padded(case: Case) -> Callable[[Sequence[EncodedItem]], FloatArray]:
+    """The same model with the same products, on the backend's other way."""
     model, layers = _model(case)
-    forward, attention = choose_forward(model, case.readout, "cpu", layers)
-    _lay_out(model)
-    if isinstance(forward, PackedForward) and model.dtype is torch.bfloat16:
-        forward.row_count = row_count
-    return forward, attention
-
-
-def _padded(case: Case) -> Forward:
-    model, layers = _model(case)
-    _lay_out(model)
-    architecture = architecture_of(model.config)
+    product = choose_product("cpu", model.dtype, "none")
+    if product is not None:
+        pack_linear_layers(model.base_model, product)
+    architecture, tokens = architecture_of(model.config), 2 * policy.CPU_BATCH_TOKENS
     if architecture is not None and architecture.causal:
-        return PaddedLanguageModel(model, architecture, case.readout, 2 * policy.CPU_BATCH_TOKENS, layers)
-    return PaddedForward(model, case.readout, 2 * policy.CPU_BATCH_TOKENS, layers)
-
-
-def _lay_out(model: Any) -> None:
-    if model.dtype is torch.bfloat16:
-        pack_linear_layers(model.base_model, bfloat16_product)
+        language_model = PaddedLanguageModel(model, architecture, case.readout, tokens, layers)
+        return lambda items: language_model(items).numpy()
+    encoder = PaddedForward(model, case.readout, tokens, layers)
+    return lambda items: encoder(items).numpy()
 
 
 def _model(case: Case) -> tuple[Any, nn.Module]:
@@ -188,9 +182,7 @@ def _model(case: Case) -> tuple[Any, nn.Module]:
     causal = isinstance(readout, NextTokenReadout) or case.block
     shape = _DECODER if causal or case.model_type in ("llama", "eurobert") else _ENCODER
     positions = {"max_position_embeddings": 8192 if causal else 1024}
-    config = CONFIG_MAPPING[case.model_type](
-        **{**shape, **positions, **_TEXT, **dict(case.changes)}
-    )
+    config = CONFIG_MAPPING[case.model_type](**{**shape, **positions, **_TEXT, **dict(case.changes)})
     kinds = {ClassifierReadout: AutoModelForSequenceClassification, NextTokenReadout: AutoModelForCausalLM}
     torch.manual_seed(0)
     model = kinds.get(type(readout), AutoModel).from_config(config)

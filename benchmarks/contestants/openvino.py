@@ -62,10 +62,7 @@ class OpenVinoInt8(OpenVino):
             import nncf
             import openvino
 
-            samples = [
-                dict(self._tokenizer("plants", text, return_tensors="np"))
-                for text in _CALIBRATION
-            ]
+            samples = [dict(self._tokenizer("plants", text, return_tensors="np")) for text in _CALIBRATION]
             quantized = nncf.quantize(
                 openvino.Core().read_model(convert(self.folder)),
                 nncf.Dataset(samples),

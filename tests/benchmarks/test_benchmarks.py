@@ -6,13 +6,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from sentence_transformers import CrossEncoder
+from torch import nn
+from transformers import AutoTokenizer
 
+from benchmarks.contestants import build
+from benchmarks.contestants.whole_model import whole_model
 from benchmarks.pairs import Pair, Request, by_request, first_pairs, in_sorted_batches, pairs_of
 from benchmarks.report import Measurement, Result, ShapeResult, WorkloadResult, markdown, ratios, row
-from benchmarks.shapes import SHAPES
+from benchmarks.shapes import SHAPES, save
 from benchmarks.workloads import WORKLOADS, Texts
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +138,52 @@ def test_a_run_names_who_took_part_and_who_did_not(data: Path, tmp_path: Path) -
     exact = next(found for found in workload["rows"] if found["peer"] == "transformers")
     assert exact["difference"] < 1e-3 < workload["spread"]
     assert "| transformers | float32 |" in (tmp_path / "results" / "small.md").read_text()
+
+
+def test_exact_scores_and_exported_graphs_have_a_head_in_modules(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save(replace(SHAPES["ettin-17m"], layers=2), folder, data)
+    pairs = pairs_of(REQUESTS)
+    expected = CrossEncoder(str(folder), device="cpu").predict(pairs, activation_fn=nn.Identity(), batch_size=1)
+    exact = build("exact", folder, "cross_encoder", 1, 512)
+    exact.prepare()
+    scores = [score for one in exact.score(REQUESTS) for score in one]
+    np.testing.assert_allclose(scores, expected, atol=1e-6)
+    assert np.ptp(expected) > 0.01, "equal scores would prove nothing"
+    model, examples = whole_model(folder)
+    texts = [[query for query, _ in pairs], [document for _, document in pairs]]
+    inputs = AutoTokenizer.from_pretrained(folder)(*texts, padding=True, return_tensors="pt")
+    with torch.inference_mode():
+        graph = model(*(inputs[name] for name in examples))[:, 0].numpy()
+    np.testing.assert_allclose(graph, expected, atol=1e-5)
+    with pytest.raises(RuntimeError, match="does not serve this shape"):
+        build("transformers", folder, "cross_encoder", 1, 512).prepare()
+
+
+def test_a_graph_takes_the_token_types_of_bert(data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    save(replace(SHAPES["minilm-l6"], layers=1), folder, data)
+    _, examples = whole_model(folder)
+    assert list(examples) == ["input_ids", "attention_mask", "token_type_ids"]
+
+
+def test_packed_and_padded_are_measured_and_agree(tmp_path: Path) -> None:
+    options = ["--only", "BERT", "Qwen3, prefix shared", "listwise", "MPNet", "--documents", "3", "--rounds", "1"]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.packing", *options, "--output", str(tmp_path)],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    rows = {row["case"]: row for row in json.loads((tmp_path / "packing.json").read_text())["rows"]}
+    padded_only = {name for name, row in rows.items() if row["packed"] is None}
+    assert padded_only == {"MPNet"}
+    assert {"BERT", "Qwen3, prefix shared", "listwise, Qwen3"} < set(rows)
+    assert all(row["difference"] < 0.2 for name, row in rows.items() if name not in padded_only)
+    assert "| MPNet |" in done.stdout
 
 
 def test_the_server_is_measured(data: Path, tmp_path: Path) -> None:
