@@ -49,7 +49,7 @@ class Ours:
         from reranker_serve.telemetry.metrics import Metrics
 
         settings, _ = load_settings(self._values, env_file=Path("/nonexistent"))
-        scorer = load(settings)
+        self.scorer = scorer = load(settings)
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._reranker = Reranker(scorer, settings, Metrics())
         backend = scorer.backend
