@@ -20,14 +20,12 @@ from sentence_transformers.sentence_transformer.modules import Pooling
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from reranker_serve.backends.torch import load_finite
 from reranker_serve.errors import StartupError
-from reranker_serve.families.modular import read_head
 from reranker_serve.families.prompts import CTXL_V2, QWEN3_RERANKER
-from reranker_serve.families.registry import read_checkpoint
 from reranker_serve.types import FloatArray, Scorer
 from tests.checkpoints import load_scorer, save_language_model
 from tests.families.test_yes_no_parity import TOLERANCE, encode, ours, text
+from tests.machine import needs_bfloat16
 from tests.published import MAX_LENGTH
 
 TOLD = "Find what is asked for"
@@ -98,9 +96,9 @@ LOGIT_SCORES: dict[str, tuple[Template, str, str | None, dict[str, Any], str]] =
 }
 
 
+@needs_bfloat16
 def test_a_head_takes_the_states_of_a_model_in_half_precision(tmp_path: Path) -> None:
-    checkpoint = read_checkpoint(save_head(tmp_path / "model", QWEN3))
-    assert load_finite(checkpoint, read_head(checkpoint), "cpu", ("bfloat16",)).dtype == "bfloat16"
+    assert load_scorer(save_head(tmp_path / "model", QWEN3), use_fp16="true").backend.dtype == "bfloat16"
 
 
 @pytest.fixture(scope="module", params=[*LOGIT_SCORES, "head"])
