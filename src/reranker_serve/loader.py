@@ -9,8 +9,8 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from reranker_serve.backends import cores
 from reranker_serve.backends import device as policy
+from reranker_serve.backends.cpu import cores
 from reranker_serve.errors import OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.model_files.find import opened
@@ -37,9 +37,9 @@ def _load(files: ModelFiles, settings: Settings) -> Scorer:
     os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
     with _no_collections():
-        from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
+        from reranker_serve.backends.torch.load import load as load_backend  # seconds of import, only needed here
 
-    backend = torch_backend.load(
+    backend = load_backend(
         checkpoint,
         family.readout,
         device=settings.device,

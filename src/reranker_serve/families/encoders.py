@@ -9,8 +9,8 @@ from reranker_serve.families.cross_encoder import CrossEncoder, TwoLabels
 from reranker_serve.families.kinds import Kind, check_positions, refuse_prompt
 from reranker_serve.families.labels import relevant_label
 from reranker_serve.families.modular import has_head, read_head, read_pair_config
-from reranker_serve.families.modules import read_max_length
 from reranker_serve.families.tokenizer import TextEncoder
+from reranker_serve.families.transformer_module import check_transformer, read_max_length
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
@@ -103,6 +103,7 @@ def _check_modules(checkpoint: Checkpoint) -> None:
 
 def _check_head(checkpoint: Checkpoint) -> None:
     check_positions(checkpoint)
+    check_transformer(checkpoint)
     read_head(checkpoint)
 
 

@@ -10,6 +10,7 @@ from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cross_encoder import PairConfig
 from reranker_serve.families.modules import Module, read_layers, read_modules, read_pooling
+from reranker_serve.families.transformer_module import read_transformer
 from reranker_serve.readouts import HeadReadout
 
 _CROSS_ENCODER, _FEATURE, _SCORES = "CrossEncoder", "sentence_embedding", "scores"
@@ -48,7 +49,7 @@ def read_pair_config(checkpoint: Checkpoint) -> PairConfig:
     declared = checkpoint.read_object("config_sentence_transformers.json")
     if declared.get("model_type") != _CROSS_ENCODER:
         return PairConfig()
-    transformer = checkpoint.read_object("sentence_bert_config.json")
+    _, transformer = read_transformer(checkpoint)
     prompts, chosen = declared.get("prompts") or {}, str(declared.get("default_prompt_name"))
     if not isinstance(prompts, dict):
         raise ModelError(

@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from reranker_serve.checkpoint import Checkpoint
+from reranker_serve.checkpoint import OLD_LAYOUT, Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.layers import Activation, DenseLayer, Layer, NormLayer
 from reranker_serve.readouts import Pooling
@@ -25,6 +25,7 @@ _ACTIVATIONS: dict[str, Activation] = {
     "SiLU": "silu",
     "Tanh": "tanh",
 }
+_PACKAGES = ("sentence_transformers.", "pylate.")
 _WEIGHTS = "model.safetensors"
 
 # The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
@@ -41,7 +42,10 @@ _POOLING_FLAG = {
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's."""
+    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's.
+
+    Of code in the model's repository, which is not run here, `kind` is the dotted name, and so none that is known.
+    """
 
     kind: str
     path: str
@@ -56,7 +60,14 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
     rows = checkpoint.read("modules.json", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ModelError(f"{checkpoint.folder / 'modules.json'} is not a list of modules")
-    return tuple(Module(str(row.get("type", "")).rsplit(".", 1)[-1], str(row.get("path", ""))) for row in rows)
+    modules = tuple(Module(_kind(str(row.get("type", ""))), str(row.get("path", ""))) for row in rows)
+    if modules and modules[0].kind == "Transformer" and Path(modules[0].path) != Path():
+        raise ModelError(f"{checkpoint.folder / 'modules.json'}: {OLD_LAYOUT}")
+    return modules
+
+
+def _kind(dotted: str) -> str:
+    return dotted.rsplit(".", 1)[-1] if dotted.startswith(_PACKAGES) else dotted
 
 
 def read_layers(
@@ -96,13 +107,6 @@ def read_pooling(checkpoint: Checkpoint, module: Module, *, prompted: bool) -> P
     if not isinstance(declared, str) or declared not in _POOLING:
         raise ModelError(f"{folder}: pooling {declared} is not supported; supported are {', '.join(_POOLING)}")
     return _POOLING[declared]
-
-
-def read_max_length(checkpoint: Checkpoint, transformer: str = "") -> float | None:
-    """Most tokens of a text or pair, if the files say it; `transformer` is the path of the module of that name."""
-    config = checkpoint.read_object(str(Path(transformer, "sentence_bert_config.json")))
-    declared: float | None = config.get("max_seq_length")
-    return declared or checkpoint.read_object("tokenizer_config.json").get("model_max_length")
 
 
 def read_tensor_layer(checkpoint: Checkpoint, tensor: str, inputs: int, outputs: int) -> Layer:
