@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,7 +15,7 @@ import numpy as np
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cut import encode_documents, framed_pieces
-from reranker_serve.families.modules import read_max_length, read_modules, read_pooling
+from reranker_serve.families.modules import read_max_length, read_modules, read_pooling, read_transformer
 from reranker_serve.families.tokenizer import TextEncoder, join
 from reranker_serve.readouts import PooledReadout, Pooling
 from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Token
@@ -109,7 +108,7 @@ def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
             " an embedding model may have Transformer, Pooling and Normalize"
         )
     declared = checkpoint.read_object(_DECLARED)
-    transformer = checkpoint.read_object(str(Path(modules[0].path, "sentence_bert_config.json")))
+    transformer = read_transformer(checkpoint, modules[0].path)
     prompts = declared.get("prompts") or {}
     query_prompt = _first(prompts, _QUERY_PROMPTS)
     document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
