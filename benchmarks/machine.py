@@ -92,7 +92,7 @@ def _int8(shape: Shape) -> Callable[[], object]:
     """oneDNN's linear layer on uint8 activations and int8 weights, to bfloat16."""
     import torch
 
-    from reranker_serve.backends.torch import inspect_machine
+    from reranker_serve.backends.torch.machine import inspect_machine
 
     if not inspect_machine().cpu_int8:
         raise RuntimeError("the processor does not multiply 8-bit integers")

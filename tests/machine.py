@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from reranker_serve.backends.torch import inspect_machine
+from reranker_serve.backends.torch.machine import inspect_machine
 
 _MACHINE = inspect_machine()
 

@@ -97,24 +97,21 @@ def test_no_import_goes_round_in_a_circle() -> None:
     TopologicalSorter({module_name(path): imports(path) & names for path in MODULES}).prepare()
 
 
-def test_only_the_torch_backend_and_the_tokenizer_know_torch_and_transformers() -> None:
+def test_only_the_backends_and_what_reads_text_know_torch_and_transformers() -> None:
     knowing = {str(path.relative_to(PACKAGE)) for path in MODULES if {n.split(".")[0] for n in imports(path)} & HEAVY}
-    assert knowing == {
-        "backends/adapter.py",
-        "backends/architectures.py",
-        "backends/layers.py",
-        "backends/layout.py",
-        "backends/int8.py",
-        "backends/linear.py",
-        "backends/failures.py",
-        "backends/packed.py",
-        "backends/padded.py",
-        "backends/probe.py",
-        "backends/torch.py",
-        "backends/translated.py",
-        "backends/weights.py",
+    assert {path for path in knowing if not path.startswith("backends/torch/")} == {
+        "backends/cpu/int8.py",
+        "backends/cpu/linear.py",
+        "backends/cpu/mapped_weights.py",
+        "backends/cpu/products.py",
+        "families/chat_template.py",
         "families/native_tokenizer.py",
     }
+
+
+def test_what_is_for_a_cpu_knows_nothing_of_what_runs_on_it() -> None:
+    for path in (PACKAGE / "backends" / "cpu").glob("*.py"):
+        assert not [name for name in imports(path) if name.startswith("reranker_serve.backends.torch")], path
 
 
 def test_only_the_settings_read_the_environment() -> None:

@@ -38,27 +38,27 @@ USED = [
     ("uvicorn.supervisors", "Multiprocess", "workers.py", ["config", "sockets"]),
     ("uvicorn.supervisors.multiprocess", "Process", "workers.py", ["config", "sockets"]),
     ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol", "connections.py", None),
-    ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS", "backends/packed.py", None),
-    ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS", "backends/packed.py", None),
-    ("transformers.utils", "logging", "backends/weights.py", None),
+    ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS", "backends/torch/attention.py", None),
+    ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS", "backends/torch/attention.py", None),
+    ("transformers.utils", "logging", "backends/torch/weights.py", None),
     (
         "torch.nn.attention.varlen",
         "varlen_attn",
-        "backends/packed.py",
+        "backends/torch/attention_varlen.py",
         ["query", "key", "value", "cu_seq_q", "cu_seq_k", "max_q", "max_k", "scale", "window_size"],
     ),
 ]
 # An operator's arguments, by their types: names may change.
 OPERATORS = [
-    ("mkldnn._reorder_linear_weight", "backends/linear.py", "Tensor, int?"),
-    ("mkldnn._linear_pointwise", "backends/linear.py", "Tensor, Tensor, Tensor?, str, Scalar?[], str?"),
-    ("onednn.qlinear_prepack", "backends/int8.py", "Tensor, int[]?"),
+    ("mkldnn._reorder_linear_weight", "backends/cpu/linear.py", "Tensor, int?"),
+    ("mkldnn._linear_pointwise", "backends/cpu/linear.py", "Tensor, Tensor, Tensor?, str, Scalar?[], str?"),
+    ("onednn.qlinear_prepack", "backends/cpu/int8.py", "Tensor, int[]?"),
     (
         "onednn.qlinear_pointwise",
-        "backends/int8.py",
+        "backends/cpu/int8.py",
         "Tensor, float, int, Tensor, Tensor, Tensor, Tensor?, float, int, ScalarType?, str, Scalar?[], str",
     ),
-    ("quantized.embedding_bag_byte_prepack", "backends/int8.py", "Tensor"),
+    ("quantized.embedding_bag_byte_prepack", "backends/cpu/int8.py", "Tensor"),
 ]
 
 
@@ -144,11 +144,13 @@ def test_a_model_of_transformers_has_what_packing_needs(tmp_path: Path) -> None:
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
     model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("bert", tmp_path / "bert"))
-    assert model._can_set_attn_implementation() is True, "backends/packed.py asks it"
-    assert isinstance(model.config._attn_implementation, str), "backends/torch.py goes back to it"
-    assert callable(model.set_attn_implementation), "backends/torch.py sets ours with it"
+    assert model._can_set_attn_implementation() is True, "backends/torch/attention.py asks it"
+    assert isinstance(model.config._attn_implementation, str), "backends/torch/probe.py goes back to it"
+    assert callable(model.set_attn_implementation), "backends/torch/attention.py sets ours with it"
     for table in (ALL_ATTENTION_FUNCTIONS, ALL_MASK_ATTENTION_FUNCTIONS):
-        assert list(inspect.signature(table.register).parameters)[-2:] == ["key", "value"], "backends/packed.py"
+        assert list(inspect.signature(table.register).parameters)[-2:] == ["key", "value"], (
+            "backends/torch/attention.py"
+        )
 
 
 @pytest.mark.parametrize("name", BOUNDED)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from reranker_serve.backends.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
 from reranker_serve.families.registry import KINDS
 from reranker_serve.tools.catalogue import KNOWN_MODELS, KnownModel
 
@@ -28,7 +28,8 @@ def _row(model: KnownModel) -> str:
     kind = next(kind for kind in KINDS if kind.name == model.kind)
     attention = "packed" if model.model_type in ARCHITECTURES else "padded"
     licence = model.licence if model.commercial else f"{model.licence}, **not commercial**"
-    names = model.ids[0] + "".join(f", {name.split('/')[-1]}" for name in model.ids[1:])
+    publisher = model.ids[0].split("/")[0]
+    names = ", ".join([model.ids[0], *(name.removeprefix(f"{publisher}/") for name in model.ids[1:])])
     cells = (
         names,
         kind.name,

@@ -14,6 +14,12 @@ from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 # Their position table starts behind the padding index, so that its first rows are never used.
 _POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl")
 _PADDING = 1  # where none is declared; MPNet's, whatever is declared
+_WEIGHTS = "model.safetensors"
+# Where `modules.json` names it.
+OLD_LAYOUT = (
+    "the transformer is in a folder of its own, as sentence-transformers wrote it before its version 2: load the model"
+    " with a current one, and save it again"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +94,10 @@ def read_folder(folder: Path) -> Checkpoint:
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise ModelError(f"{folder} holds no model: it has no config.json") from None
+        modules = folder / "modules.json"
+        raise ModelError(
+            f"{modules}: {OLD_LAYOUT}" if modules.is_file() else f"{folder} holds no model: it has no config.json"
+        ) from None
     except (OSError, ValueError) as error:
         raise ModelError(f"{folder / 'config.json'} cannot be read: {error}") from None
     if not isinstance(config, dict):
@@ -101,9 +110,33 @@ def read_folder(folder: Path) -> Checkpoint:
 def check_weights(folder: Path) -> None:
     """Raises `ModelError` unless there are weights that are safe to load."""
     why = unreadable(str(path.relative_to(folder)) for pattern in ("*", "*/*") for path in folder.glob(pattern))
-    if why is not None:
-        advice = "; download the model again" if why == NO_WEIGHTS else ""
-        raise ModelError(f"{folder} has {why}{advice}")
+    if why not in (None, NO_WEIGHTS):
+        raise ModelError(f"{folder} has {why}")
+    files = weight_files(folder)
+    lacking = [name for name in files if not (folder / name).is_file()]
+    if why is not None or not files:
+        raise ModelError(f"{folder} has {NO_WEIGHTS}; download the model again")
+    if lacking:
+        raise ModelError(
+            f"{folder} lacks {len(lacking)} of the {len(files)} files of its weights, {lacking[0]} first: download the"
+            " model again"
+        )
+
+
+def weight_files(folder: Path) -> tuple[str, ...]:
+    """The files that transformers loads a model's weights from, by name, there or not; none where nothing tells.
+
+    Raises `ModelError`.
+    """
+    if (folder / _WEIGHTS).is_file():
+        return (_WEIGHTS,)
+    index = folder / f"{_WEIGHTS}.index.json"
+    if not index.is_file():
+        return ()
+    try:
+        return tuple(sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())))
+    except (OSError, ValueError, LookupError, AttributeError, TypeError) as error:
+        raise ModelError(f"{index} cannot be read ({error}): download the model again") from None
 
 
 def _check_config(path: Path, config: dict[str, Any]) -> None:

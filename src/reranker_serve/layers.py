@@ -1,6 +1,6 @@
 """Layers that a checkpoint has after its transformer: a classification head, or a projection of tokens.
 
-They are sentence-transformers' modules, read by `families/modules.py` and computed by `backends/layers.py`.
+They are sentence-transformers' modules, read by `families/modules.py` and computed by `backends/torch/layers.py`.
 """
 
 from __future__ import annotations

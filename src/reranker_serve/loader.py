@@ -8,8 +8,8 @@ import os
 import time
 from collections.abc import Sequence
 
-from reranker_serve.backends import cores
 from reranker_serve.backends import device as policy
+from reranker_serve.backends.cpu import cores
 from reranker_serve.collection import no_collections
 from reranker_serve.errors import OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
@@ -37,10 +37,10 @@ def _load(files: ModelFiles, settings: Settings) -> Scorer:
     os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
     with no_collections():
-        from reranker_serve.backends import torch as torch_backend  # seconds of import, only needed here
+        from reranker_serve.backends.torch.load import load as load_backend  # seconds of import, only needed here
     gc.freeze()  # its modules are there to stay
 
-    backend = torch_backend.load(
+    backend = load_backend(
         checkpoint,
         family.readout,
         device=settings.device,

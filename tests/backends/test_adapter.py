@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.numpy import load_file, save_file
 
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError, StartupError
 from reranker_serve.model_files.assemble import assembled

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from reranker_serve.backends.cores import available_cores, openmp_threads, threads
+from reranker_serve.backends.cpu.cores import available_cores, openmp_threads, threads
 from tests.checkpoints import save_cross_encoder
 
 HERE = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -1,21 +1,18 @@
 from __future__ import annotations
 
-import platform
 from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.device import DType, Machine, choose_device, choose_precisions
-from reranker_serve.backends.padded import buckets
+from reranker_serve.backends.torch.padded import buckets
 from reranker_serve.errors import ModelError
 from tests.checkpoints import load_scorer, save_cross_encoder
 from tests.machine import needs_bfloat16
-from tests.memory import resident_bytes
 
 CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False, cpu_int8=False)
 BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True, cpu_int8=True)
@@ -83,23 +80,6 @@ def test_what_torch_reads_when_loaded_is_set_unless_the_user_set_it() -> None:
 )
 def test_cached_memory_goes_back_under_pressure(allocated: int, recommended: int, pressure: bool) -> None:
     assert policy.under_mps_pressure(allocated, recommended) is pressure
-
-
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="memory is kept by glibc only")
-def test_gaps_in_memory_are_given_back_after_a_while() -> None:
-    now = 0.0
-    kept = policy.KeptMemory(clock=lambda: now)
-    # What stays lies between what is freed, so that the free memory is gaps and not the end.
-    pairs = [(torch.ones(25_000), torch.ones(1_000)) for _ in range(1000)]
-    staying = [small for _, small in pairs]
-    full = resident_bytes()
-    del pairs
-    kept.relieve()
-    assert resident_bytes() > full - 10e6, "kept for the next batch"
-    now = 3600.0
-    kept.relieve()
-    assert resident_bytes() < full - 50e6
-    del staying
 
 
 @given(lengths=st.lists(st.integers(1, 500), min_size=1, max_size=50), tokens=st.integers(1, 2000))

@@ -12,8 +12,9 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
-from reranker_serve.backends import torch as torch_backend
-from reranker_serve.backends.torch import CudaBackend, TorchBackend, load_finite
+from reranker_serve.backends.torch import load as torch_load
+from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
+from reranker_serve.backends.torch.load import load_finite
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import BackendError, BackendLost, ModelError, OutOfMemory
 from reranker_serve.readouts import ClassifierReadout
@@ -149,7 +150,7 @@ def test_a_device_that_fails_while_loading_is_told_in_one_line(
     def fail(*_: Any) -> None:
         raise error
 
-    monkeypatch.setattr(torch_backend, "load_weights", fail)
+    monkeypatch.setattr(torch_load, "load_weights", fail)
     with pytest.raises(ModelError, match=line) as caught:
         load_finite(read_folder(folder), ClassifierReadout(), "cpu", ("float32",))
     assert "\n" not in str(caught.value)

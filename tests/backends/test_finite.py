@@ -17,11 +17,12 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from reranker_serve.app import create_app
-from reranker_serve.backends import torch as torch_backend
-from reranker_serve.backends.int8 import int8_product
-from reranker_serve.backends.linear import Product
-from reranker_serve.backends.torch import load_finite
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.cpu import products
+from reranker_serve.backends.cpu.int8 import int8_product
+from reranker_serve.backends.cpu.linear import Product
+from reranker_serve.backends.torch import load as torch_load
+from reranker_serve.backends.torch.load import load_finite
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import ClassifierReadout, NextTokenReadout, Readout
@@ -132,7 +133,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
         parts.extend(weakref.ref(part) for part in (model, *model.parameters()))
         return model
 
-    monkeypatch.setattr(torch_backend, "load_weights", watched)
+    monkeypatch.setattr(torch_load, "load_weights", watched)
     gc.disable()  # by chance it would hide what is held
     yield alive
     gc.enable()
@@ -148,7 +149,7 @@ def test_a_model_is_gone_before_it_is_loaded_again(loaded: list[int], tmp_path: 
 def test_what_computes_in_the_end_is_tried_too(
     loaded: list[int], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_backend, "int8_product", overflowing)
+    monkeypatch.setattr(products, "int8_product", overflowing)
     folder = save_cross_encoder("bert", tmp_path)
     with pytest.raises(ModelError, match=r"are not finite.*or leave RERANKER_QUANTIZATION unset"):
         load_finite(read_folder(folder), ClassifierReadout(), "cpu", ("bfloat16", "float32"), "int8")

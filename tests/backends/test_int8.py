@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import nn
 
-from reranker_serve.backends import torch as torch_backend
+from reranker_serve.backends.cpu.int8 import channel_peaks, int8_product, quantize_rows
+from reranker_serve.backends.cpu.products import check_quantization
 from reranker_serve.backends.device import Machine
-from reranker_serve.backends.int8 import channel_peaks, int8_product, quantize_rows
-from reranker_serve.backends.torch import check_quantization
+from reranker_serve.backends.torch import backend as torch_backend
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import ClassifierReadout, PooledReadout
 from reranker_serve.types import EncodedItem

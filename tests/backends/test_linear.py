@@ -11,8 +11,8 @@ import torch
 from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from reranker_serve.backends.int8 import int8_product
-from reranker_serve.backends.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
+from reranker_serve.backends.cpu.int8 import int8_product
+from reranker_serve.backends.cpu.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
 from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder
 from tests.machine import needs_bfloat16, needs_int8

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import ClassifierReadout

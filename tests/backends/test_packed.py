@@ -11,10 +11,14 @@ from torch import Tensor
 from torch.nn.functional import scaled_dot_product_attention
 from transformers import AutoModelForSequenceClassification, BertForSequenceClassification
 
-from reranker_serve.backends import packed
-from reranker_serve.backends.layout import Layout
-from reranker_serve.backends.torch import CudaBackend, TorchBackend
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch import attention_cpu, attention_span
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.attention import use_attention
+from reranker_serve.backends.torch.attention_cpu import attend_per_segment
+from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
+from reranker_serve.backends.torch.layout import Layout
+from reranker_serve.backends.torch.packed import PackedForward, only
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.readouts import ClassifierReadout
 from reranker_serve.types import EncodedItem, OverlappingBackend
@@ -64,23 +68,28 @@ def textbook(
     return (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
 
 
+def set_block(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (attention_span, attention_cpu):
+        monkeypatch.setattr(module, "QUERY_BLOCK", rows)
+
+
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_numbers_that_are_none_stay_within_their_sequence(dtype: torch.dtype, broken: float) -> None:
     layout = Layout.of(items(LENGTHS, [None] * len(LENGTHS)), False, CPU)
     poisoned = layout.spans[3]
-    states = torch.randn(3, 1, 4, layout.spans[-1].stop, 8).to(dtype)
+    states = torch.randn(3, 4, layout.spans[-1].stop, 8).to(dtype)
     states[..., poisoned.start : poisoned.stop, :] = broken
-    out, _ = packed.packed_attention(torch.nn.Identity(), *states, None, layout=layout)
-    healthy = torch.ones(out.shape[1], dtype=torch.bool)
+    out = attend_per_segment(*states, 8**-0.5, layout, None)
+    healthy = torch.ones(len(out), dtype=torch.bool)
     healthy[poisoned.start : poisoned.stop] = False
-    assert out[0, healthy].isfinite().all()
-    assert out[0, ~healthy].isnan().all()
+    assert out[healthy].isfinite().all()
+    assert out[~healthy].isnan().all()
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 5e-2)])
 @pytest.mark.parametrize("window", [None, 1, 3, 30, 100])
-@pytest.mark.parametrize("scaling", [None, 0.5])
+@pytest.mark.parametrize("scale", [8**-0.5, 0.5])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize("key_heads", [4, 2, 1])
 @pytest.mark.parametrize("block", [1024, 4])
@@ -88,22 +97,19 @@ def test_packed_attention_is_attention_within_each_sequence_and_its_prefix(
     dtype: torch.dtype,
     tolerance: float,
     window: int | None,
-    scaling: float | None,
+    scale: float,
     causal: bool,
     key_heads: int,
     block: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packed, "QUERY_BLOCK", block)
+    set_block(block, monkeypatch)
     torch.manual_seed(0)
     layout = Layout.of(items(LENGTHS, PREFIXES if causal else [None] * len(LENGTHS)), causal, CPU)
     tokens = layout.spans[-1].stop
     query, key, value = (torch.randn(1, heads, tokens, 8).to(dtype) for heads in (4, key_heads, key_heads))
-    expected = textbook(query.float(), key.float(), value.float(), scaling or 8**-0.5, window, layout)
-    got, weights = packed.packed_attention(
-        torch.nn.Identity(), query, key, value, None, scaling, layout=layout, sliding_window=window
-    )
-    assert weights is None
+    expected = textbook(query.float(), key.float(), value.float(), scale, window, layout)
+    got = attend_per_segment(query[0], key[0], value[0], scale, layout, window)[None]
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)
 
@@ -114,8 +120,8 @@ def test_a_long_sequence_is_attended_to_without_a_mask_of_its_square() -> None:
     torch.manual_seed(0)
     query, key, value = (torch.randn(1, heads, tokens, 8) for heads in (2, 1, 1))
     expected = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
-    got, _ = packed.packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout)
-    torch.testing.assert_close(got.transpose(1, 2), expected, atol=1e-4, rtol=0)
+    got = attend_per_segment(query[0], key[0], value[0], 8**-0.5, layout, None)
+    torch.testing.assert_close(got.transpose(0, 1), expected[0], atol=1e-4, rtol=0)
     assert sum(mask.numel() for mask in layout._masks.values()) <= 2 * 8192**2  # of both query heads
 
 
@@ -171,6 +177,33 @@ def test_of_the_last_layer_only_the_rows_that_are_read_are_computed(tmp_path: Pa
         layer.output.register_forward_hook(lambda *found: rows.append(found[2].shape[1]))
     backend.forward(items([7, 30, 5], [None, None, None]))
     assert rows == [42] * (len(rows) - 1) + [3]
+
+
+def test_a_module_that_was_given_few_rows_is_given_all_again(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("bert", tmp_path)).eval()
+    module, states = model.base_model.encoder.layer[-1].attention.output, torch.randn(1, 9, 48)
+    with torch.inference_mode():
+        whole = module(states, input_tensor=states)
+        with only(module, torch.tensor([2, 5])):
+            torch.testing.assert_close(module(states, input_tensor=states), whole[:, [2, 5]])
+        with pytest.raises(IndexError), only(module, torch.tensor([9])):  # which is not there
+            module(states, input_tensor=states)
+        assert torch.equal(module(states, input_tensor=states), whole)
+
+
+def test_every_layer_attends_with_the_function_that_was_chosen(tmp_path: Path) -> None:
+    model = AutoModelForSequenceClassification.from_pretrained(save_cross_encoder("bert", tmp_path)).eval()
+    calls = []
+
+    def watched(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, window: int | None) -> Tensor:
+        calls.append((query.shape, scale, layout.tokens, window))
+        return attend_per_segment(query, key, value, scale, layout, window)
+
+    use_attention(model, "watched", watched)
+    forward = PackedForward(model, ARCHITECTURES["bert"], ClassifierReadout(1), torch.nn.Identity(), lambda _: 50)
+    with torch.inference_mode():
+        forward(items([7, 30, 5], [None, None, None]))
+    assert calls == [((4, 50, 12), 12**-0.5, 42, None)] * 3
 
 
 def test_a_pass_can_be_begun_before_the_one_before_it_is_read(tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM
 
-from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.padded import PaddedLanguageModel
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.padded import PaddedLanguageModel
 from reranker_serve.readouts import NextTokenReadout
 from reranker_serve.types import EncodedItem
 from tests.checkpoints import save_language_model

@@ -18,8 +18,8 @@ from transformers import (
     XLMRobertaForSequenceClassification,
 )
 
-from reranker_serve.backends.probe import probe_items, random_items
-from reranker_serve.backends.torch import TorchBackend
+from reranker_serve.backends.torch.backend import TorchBackend
+from reranker_serve.backends.torch.probe import probe_items, random_items
 from reranker_serve.readouts import ClassifierReadout
 
 ONE = ClassifierReadout()

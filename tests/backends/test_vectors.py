@@ -12,16 +12,21 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM
 
-from reranker_serve.backends import packed
-from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.layout import Layout
-from reranker_serve.backends.packed import PackedForward
-from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
-from reranker_serve.backends.torch import CudaBackend, TorchBackend, check_quantization, inspect_machine
+from reranker_serve.backends.cpu.products import check_quantization
+from reranker_serve.backends.torch import attention_varlen
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.attention import choose_attention, use_attention
+from reranker_serve.backends.torch.attention_cpu import attend_per_segment
+from reranker_serve.backends.torch.attention_varlen import attend_varlen
+from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
+from reranker_serve.backends.torch.layout import Layout
+from reranker_serve.backends.torch.machine import inspect_machine
+from reranker_serve.backends.torch.packed import PackedForward
+from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import VectorsReadout
 from reranker_serve.types import EncodedItem, OverlappingBackend
-from tests.backends.test_packed import CPU, items, textbook
+from tests.backends.test_packed import CPU, items, set_block, textbook
 from tests.checkpoints import load_scorer, save_language_model
 from tests.families.test_late_interaction_parity import DOCUMENTS, FIXED, MARKED, QUERY, max_sims, save_multi_vector
 from tests.machine import needs_bfloat16
@@ -55,7 +60,7 @@ def test_nobody_attends_to_what_is_unseen(
     block: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(packed, "QUERY_BLOCK", block)
+    set_block(block, monkeypatch)
     torch.manual_seed(0)
     layout = Layout.of(with_unseen(), False, CPU)
     tokens = layout.spans[-1].stop
@@ -66,7 +71,7 @@ def test_nobody_attends_to_what_is_unseen(
     expected = textbook(query.float(), key.float(), value.float(), 8**-0.5, window, layout, hidden)
     key[:, :, hidden] = torch.nan
     value[:, :, hidden] = torch.nan
-    got, _ = packed.packed_attention(torch.nn.Identity(), query, key, value, None, layout=layout, sliding_window=window)
+    got = attend_per_segment(query[0], key[0], value[0], 8**-0.5, layout, window)[None]
     # Who has nothing to attend to gets nothing.
     torch.testing.assert_close(got.float(), expected.nan_to_num(), atol=tolerance, rtol=0)
 
@@ -92,13 +97,13 @@ def varlen(q: Tensor, k: Tensor, v: Tensor, *bounds: Any, scale: float, window_s
 def test_the_kernel_of_gpus_is_given_what_is_seen(
     window: int | None, key_heads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", varlen)
+    monkeypatch.setattr(attention_varlen, "varlen_attn", varlen)
     torch.manual_seed(0)
     layout = Layout.of(with_unseen(), False, CPU)
     tokens = layout.spans[-1].stop
-    states = [torch.randn(1, heads, tokens, 8) for heads in (4, key_heads, key_heads)]
-    expected, _ = packed.packed_attention(torch.nn.Identity(), *states, None, layout=layout, sliding_window=window)
-    got = packed._varlen(*states, 8**-0.5, layout, window)
+    states = [torch.randn(heads, tokens, 8) for heads in (4, key_heads, key_heads)]
+    expected = attend_per_segment(*states, 8**-0.5, layout, window)
+    got = attend_varlen(*states, 8**-0.5, layout, window)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
 
 
@@ -111,8 +116,7 @@ def test_packed_and_padded_read_the_same_vectors(name: str, tmp_path: Path) -> N
     readout = VectorsReadout(5)
     with torch.inference_mode():
         expected = PaddedForward(model, readout, 64, layers)(batch)
-        packed.register()
-        model.set_attn_implementation(packed.ATTENTION)
+        use_attention(model, *choose_attention("cpu"))
         got = PackedForward(model, ARCHITECTURES[name], readout, layers)(batch)
     assert got.shape == (sum(len(item.read) for item in batch if item.read is not None), 5)
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=0)
@@ -127,14 +131,13 @@ def test_a_causal_model_reads_vectors_behind_a_prefix(tmp_path: Path) -> None:
     batch = [dataclasses.replace(item, read=np.arange(0, len(item), 2, dtype=np.int32)) for item in prefixed]
     with torch.inference_mode():
         padded = PaddedLanguageModel(model, ARCHITECTURES["qwen3"], readout, 64)(batch)
-        packed.register()
         alone = [
             model.model(
                 torch.from_numpy(np.concatenate([[] if item.prefix is None else item.prefix, item.ids]))[None].long()
             ).last_hidden_state[0, 0 if item.prefix is None else len(item.prefix) :][::2]
             for item in batch
         ]
-        model.set_attn_implementation(packed.ATTENTION)
+        use_attention(model, *choose_attention("cpu"))
         got = PackedForward(model, ARCHITECTURES["qwen3"], readout, nn.Identity())(batch)
     torch.testing.assert_close(padded, torch.cat(alone), atol=1e-4, rtol=0)
     torch.testing.assert_close(got, torch.cat(alone), atol=1e-4, rtol=0)

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import BertConfig, BertForSequenceClassification
 
-from reranker_serve.backends.device import MappedFiles
-from reranker_serve.backends.weights import StoredEmbedding, load_weights, stored_precision
+from reranker_serve.backends.cpu.mapped_weights import MappedFiles, StoredEmbedding
+from reranker_serve.backends.torch.weights import load_weights, stored_precision
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.readouts import ClassifierReadout
 from tests.checkpoints import (
@@ -147,7 +147,7 @@ def test_where_a_file_lies_is_read_from_the_systems_list(tmp_path: Path) -> None
 _PEAK = """
 import sys, re, torch
 from pathlib import Path
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.readouts import ClassifierReadout
 small, large = (read_folder(Path(folder)) for folder in sys.argv[1:3])

@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 from transformers import AutoTokenizer, LlamaConfig, LlamaForSequenceClassification, PreTrainedTokenizerFast
 
-from reranker_serve.backends.layers import load_layers
-from reranker_serve.backends.padded import PaddedForward
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch.layers import load_layers
+from reranker_serve.backends.torch.padded import PaddedForward
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import StartupError
 from reranker_serve.readouts import HeadReadout

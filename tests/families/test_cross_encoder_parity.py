@@ -12,7 +12,7 @@ import torch
 from sentence_transformers import CrossEncoder
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
-from reranker_serve.backends.padded import PaddedForward
+from reranker_serve.backends.torch.padded import PaddedForward
 from reranker_serve.types import FloatArray, Scorer
 from tests.checkpoints import CROSS_ENCODERS, PACKED, WORDS, load_scorer, real_tokenizer, save_cross_encoder
 

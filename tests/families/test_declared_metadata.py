@@ -111,6 +111,7 @@ def test_token_types_that_a_tokenizer_does_not_make(tmp_path: Path) -> None:
         ({"tokenizer_name_or_path": "another"}, "tokenizer_name_or_path"),
         ({"query_length": 8}, "query_length"),
         ({"max_seq_length": "20"}, "max_seq_length"),
+        ({"transformer_task": "feature-extraction"}, "transformer_task"),
     ],
 )
 def test_what_changes_the_texts_or_the_model_is_refused(tmp_path: Path, declared: dict[str, Any], key: str) -> None:
@@ -121,7 +122,6 @@ def test_what_changes_the_texts_or_the_model_is_refused(tmp_path: Path, declared
 def test_what_changes_nothing_is_accepted(tmp_path: Path) -> None:
     harmless = {
         "model_args": {"torch_dtype": "float32", "attn_implementation": "sdpa"},
-        "tokenizer_args": {"padding_side": "left"},
         "processing_kwargs": {"chat_template": {"add_generation_prompt": True}, "text": {}},
         "config_args": {},
         "query_length": None,

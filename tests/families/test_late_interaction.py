@@ -271,13 +271,17 @@ def test_pylates_folders_that_are_refused(file: str, values: dict[str, Any], nam
             "the modules Transformer, Dense, HierarchicalTokenPooling",
         ),
         (["Transformer", "Normalize", "Dense"], "the modules Transformer, Normalize, Dense are not supported"),
+        (["Transformer", "Dense", "MultiVectorMask"], "the modules Transformer, Dense, MultiVectorMask"),
     ],
 )
 def test_modules_that_are_refused(kinds: list[str], named: str, tmp_path: Path) -> None:
     folder = save_pylate(tmp_path)
     paths = {"Transformer": "", "Dense": "1_Dense"}
     types = {"Dense": PYLATE}
-    modules = [module(at, paths.get(kind, kind), types.get(kind, f"st.{kind}")) for at, kind in enumerate(kinds)]
+    modules = [
+        module(at, paths.get(kind, kind), types.get(kind, f"sentence_transformers.{kind}"))
+        for at, kind in enumerate(kinds)
+    ]
     write(folder, "modules.json", modules)
     assert named in refusal(folder)
 
@@ -318,6 +322,7 @@ def test_stanfords_folder_without_a_projection(tmp_path: Path) -> None:
     [
         ("2_MultiVectorMask/config.json", {"keep_only_token_ids": [7]}, "keep_only_token_ids is for images"),
         ("2_MultiVectorMask/config.json", {"skiplist_tasks": ["image"]}, "skiplist_tasks is ['image']"),
+        ("2_MultiVectorMask/config.json", {"skiplist_tasks": 3}, "skiplist_tasks is 3"),
         ("3_Normalize/config.json", {"module_input_name": "sentence_embedding"}, "module_input_name is"),
         (DECLARED, {"prompts": {"query": 3}}, "prompts is {'query': 3}, not text"),
     ],

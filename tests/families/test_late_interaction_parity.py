@@ -359,3 +359,11 @@ def test_no_score_depends_on_its_company(name: str, tmp_path: Path) -> None:
     alone = np.concatenate([max_sims(scorer, QUERY, [document]) for document in DOCUMENTS])
     np.testing.assert_allclose(together, backwards, atol=1e-4)
     np.testing.assert_allclose(together, alone, atol=1e-4)
+
+
+@pytest.mark.parametrize("tasks", [[], "query", ["query", "document"]])
+def test_which_sides_skip_words(tasks: Any, tmp_path: Path) -> None:
+    folder = save_multi_vector(tmp_path, prompts=MARKED)
+    path = folder / "2_MultiVectorMask" / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"skiplist_tasks": tasks}))
+    agree(folder)

@@ -171,10 +171,12 @@ def test_weights_in_several_files_are_found(saved: Path, tmp_path: Path) -> None
     tensors = load_file(folder / "model.safetensors")
     projector = {name: tensor for name, tensor in tensors.items() if name.startswith("projector")}
     (folder / "model.safetensors").unlink()
-    save_file(projector, folder / "model-00002-of-00002.safetensors")
-    save_file(
-        {name: tensors[name] for name in tensors if name not in projector}, folder / "model-00001-of-00002.safetensors"
-    )
+    parts = [{name: tensors[name] for name in tensors if name not in projector}, projector]
+    index = {}
+    for number, part in enumerate(parts, 1):
+        save_file(part, folder / f"model-0000{number}-of-00002.safetensors")
+        index |= dict.fromkeys(part, f"model-0000{number}-of-00002.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": index}))
     readout = build_family(read_checkpoint(folder), fake_settings()).readout
     assert isinstance(readout, VectorsReadout)
     assert [layer.weights for layer in readout.layers] == ["model-00002-of-00002.safetensors"] * 2

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 
-from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.layers import load_layers
-from reranker_serve.backends.padded import PaddedLanguageModel
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.layers import load_layers
+from reranker_serve.backends.torch.padded import PaddedLanguageModel
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import InvalidRequest
 from reranker_serve.readouts import VectorsReadout

@@ -16,10 +16,10 @@ from sentence_transformers.cross_encoder.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
 
-from reranker_serve.backends.layers import load_layers
-from reranker_serve.backends.padded import PaddedForward
-from reranker_serve.backends.torch import load_finite
-from reranker_serve.backends.weights import load_weights
+from reranker_serve.backends.torch.layers import load_layers
+from reranker_serve.backends.torch.load import load_finite
+from reranker_serve.backends.torch.padded import PaddedForward
+from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
 from reranker_serve.errors import StartupError
 from reranker_serve.families.modular import read_head

@@ -14,7 +14,7 @@ from sentence_transformers.base.modules import Dense
 from sentence_transformers.sentence_transformer.modules import LayerNorm
 from torch import nn
 
-from reranker_serve.backends.layers import load_layers
+from reranker_serve.backends.torch.layers import load_layers
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.modules import read_layers, read_modules
@@ -36,7 +36,7 @@ def save(folder: Path, modules: list[Any]) -> Checkpoint:
         path = f"{index}_{type(module).__name__}"
         (folder / path).mkdir(parents=True)
         module.save(str(folder / path))
-        rows.append({"idx": index, "name": str(index), "path": path, "type": f"x.{type(module).__name__}"})
+        rows.append({"idx": index, "name": str(index), "path": path, "type": f"pylate.{type(module).__name__}"})
     (folder / "modules.json").write_text(json.dumps(rows))
     return Checkpoint(folder, {})
 

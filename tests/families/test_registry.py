@@ -243,7 +243,7 @@ def test_weights_of_which_a_part_is_missing(saved: Path, tmp_path: Path) -> None
     index = dict.fromkeys(names, "model-00001-of-00002.safetensors")
     index["classifier.weight"] = "model-00002-of-00002.safetensors"
     (path / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
-    assert "cannot be loaded" in load_refusal(path)
+    assert "lacks 1 of the 2 files of its weights" in load_refusal(path)
 
 
 def test_weights_of_another_shape(saved: Path, tmp_path: Path) -> None:

@@ -178,7 +178,7 @@ def test_the_published_tensors_are_named_as_the_repositories_name_them(tmp_path:
 
 def test_an_older_transformers_is_told_to_be_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = as_new_impl(save_cross_encoder("gte", tmp_path))
-    monkeypatch.setattr("reranker_serve.backends.translated.transformers.GteForSequenceClassification", None)
+    monkeypatch.setattr("reranker_serve.backends.torch.translated.transformers.GteForSequenceClassification", None)
     with pytest.raises(ModelError, match=r"has no GteForSequenceClassification.*install transformers 5.23 or later"):
         load_scorer(folder)
 

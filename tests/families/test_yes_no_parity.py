@@ -11,8 +11,8 @@ import torch
 from numpy.typing import NDArray
 from transformers import AutoTokenizer
 
-from reranker_serve.backends.architectures import ARCHITECTURES
-from reranker_serve.backends.padded import PaddedLanguageModel
+from reranker_serve.backends.torch.architectures import ARCHITECTURES
+from reranker_serve.backends.torch.padded import PaddedLanguageModel
 from reranker_serve.types import EncodedItem, Scorer
 from tests.checkpoints import LANGUAGE_MODELS, WORDS, load_scorer, real_tokenizer, save_language_model
 from tests.published import MAX_LENGTH, Published

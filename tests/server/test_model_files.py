@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -273,3 +274,18 @@ def test_an_adapter_by_its_name_gets_its_base_from_the_hubs_cache_or_the_hub(
     assert "'model.safetensors'" in names
     assert "'tokenizer.json'" in names
     assert any(f"{MODEL}/resolve/" in path for path in asked) == (not cached)
+
+
+@pytest.mark.parametrize("lacking", ["config.json", "model.safetensors", "tokenizer.json"])
+def test_a_download_that_ended_early_is_not_the_model_while_the_hub_has_it(
+    tmp_path: Path, reranker: Path, lacking: str
+) -> None:
+    shutil.copytree(reranker, tmp_path / "models" / "somebody_reranker")
+    (tmp_path / "models" / "somebody_reranker" / lacking).unlink()
+    with hub(MODEL, reranker) as (endpoint, _):
+        found = locate(tmp_path, endpoint, model_name=MODEL)
+    assert found == f"{tmp_path}/models/models--somebody--reranker/snapshots/{REVISION} {REVISION}"
+    (tmp_path / "alone").mkdir()
+    shutil.move(tmp_path / "models" / "somebody_reranker", tmp_path / "alone")
+    offline = {"model_name": MODEL, "model_cache_dir": "alone", "use_offline_mode": "true"}
+    assert locate(tmp_path, NOWHERE, **offline) == "alone/somebody_reranker local"

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import ctypes
-import math
-import os
-import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Literal
 
 from reranker_serve.errors import ModelError
@@ -26,16 +21,10 @@ _GPU_MEMORY_SHARE = 0.8
 MPS_MEMORY_FRACTION = 0.7
 MPS_PRESSURE = 0.8
 
-# Numbers of options, from glibc's malloc.h.
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD, _M_ARENA_MAX = -1, -3, -8
-_GIVE_BACK_SECONDS = 10.0
-
-_MADV_DONTNEED = 4  # from Linux's mman.h
-
 
 @dataclass(frozen=True, slots=True)
 class Machine:
-    """What this machine has; filled in by `backends/torch.py`."""
+    """What this machine has; filled in by `backends/torch/machine.py`."""
 
     cuda_devices: int
     mps: bool
@@ -92,60 +81,6 @@ def under_mps_pressure(driver_allocated: int, recommended: int) -> bool:
 def fitting_tokens(free: int, peak: int, tokens: int) -> int:
     """Tokens of a forward pass that fit `free` bytes, when one of `tokens` needed `peak` bytes of its own."""
     return max(tokens, int(_GPU_MEMORY_SHARE * free * tokens / max(1, peak)))
-
-
-class KeptMemory:
-    """Freed memory of activations, kept for the next batch (glibc only). Make it when a model is loaded.
-
-    By default every tensor of more than 128 KiB..32 MiB is mapped anew and given back, and the
-    kernel clears its pages each time: up to a third of a forward pass. One arena, because
-    those of other threads are limited to 64 MiB. Batches of ever new sizes leave ever new gaps
-    between what stays, so every ten seconds the gaps are given back, which takes about ten milliseconds.
-    """
-
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
-        self._due = math.inf
-        try:
-            library = ctypes.CDLL(None)
-            mallopt, self._trim = library.mallopt, library.malloc_trim
-        except (OSError, AttributeError):  # not Linux, or another C library
-            return
-        for option, value in ((_M_MMAP_THRESHOLD, 1 << 30), (_M_TRIM_THRESHOLD, 1 << 29), (_M_ARENA_MAX, 1)):
-            mallopt(option, value)
-        self._give_back()  # what loading needed
-
-    def relieve(self) -> None:
-        """Give back what lies unused, if the last time was long ago. Call it between batches."""
-        if self._clock() >= self._due:
-            self._give_back()
-
-    def _give_back(self) -> None:
-        self._trim(0)
-        self._due = self._clock() + _GIVE_BACK_SECONDS
-
-
-class MappedFiles:
-    """Where files lie in this process's memory, each mapped and not copied (Linux; elsewhere nowhere)."""
-
-    def __init__(self, paths: Iterable[Path], maps: Path = Path("/proc/self/maps")) -> None:
-        wanted = {str(path.resolve()) for path in paths}
-        # `7fd20c800000-7fd24ecae000 rw-p 00000000 fe:00 2154599    /models/a/model.safetensors`
-        lines = [line.split(maxsplit=5) for line in maps.read_text().splitlines()] if maps.exists() else []
-        bounds = [line[0].split("-") for line in lines if line[-1] in wanted]
-        self._ranges = [range(int(start, 16), int(stop, 16)) for start, stop in bounds]
-
-    def hold(self, address: int, size: int) -> bool:
-        """Whether all of a piece of memory is a file's."""
-        return any(found.start <= address and address + size <= found.stop for found in self._ranges)
-
-    def give_back(self, address: int, size: int) -> None:
-        """Take the whole pages of a piece of a file out of memory; what is read again comes from the file."""
-        assert self.hold(address, size), "what is no file's would be lost"
-        page = os.sysconf("SC_PAGE_SIZE")
-        start, stop = -(-address // page) * page, (address + size) // page * page
-        if start < stop:
-            ctypes.CDLL(None).madvise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), _MADV_DONTNEED)
 
 
 def apply_environment(environ: Mapping[str, str], defaults: Mapping[str, str]) -> dict[str, str]:

@@ -15,8 +15,9 @@ import numpy as np
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cut import encode_documents, framed_pieces
-from reranker_serve.families.modules import read_max_length, read_modules, read_pooling, read_transformer
+from reranker_serve.families.modules import read_modules, read_pooling
 from reranker_serve.families.tokenizer import TextEncoder, join
+from reranker_serve.families.transformer_module import check_transformer, read_max_length, read_transformer
 from reranker_serve.readouts import PooledReadout, Pooling
 from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Token
 
@@ -108,8 +109,9 @@ def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
             " an embedding model may have Transformer, Pooling and Normalize"
         )
     declared = checkpoint.read_object(_DECLARED)
-    transformer = read_transformer(checkpoint, modules[0].path)
-    prompts = declared.get("prompts") or {}
+    check_transformer(checkpoint)
+    _, transformer = read_transformer(checkpoint)
+    prompts = _prompts(checkpoint, declared)
     query_prompt = _first(prompts, _QUERY_PROMPTS)
     document_prompt = _first(prompts, _DOCUMENT_PROMPTS)
     pooling = read_pooling(checkpoint, modules[1], prompted=bool(query_prompt or document_prompt))
@@ -120,7 +122,7 @@ def read_embedding_config(checkpoint: Checkpoint) -> EmbeddingConfig:
         query_prompt=query_prompt,
         document_prompt=document_prompt,
         lowercase=bool(transformer.get("do_lower_case")),
-        max_length=read_max_length(checkpoint, modules[0].path),
+        max_length=read_max_length(checkpoint),
         dimensions=dimensions,
     )
 
@@ -144,6 +146,13 @@ def _check_measure(checkpoint: Checkpoint, declared: Mapping[str, Any], *, norma
             f"{checkpoint.folder / _DECLARED}: similarity_fn_name is {name!r}; supported are cosine, and dot of"
             " normalized vectors"
         )
+
+
+def _prompts(checkpoint: Checkpoint, declared: Mapping[str, Any]) -> dict[str, str]:
+    prompts = declared.get("prompts") or {}
+    if not isinstance(prompts, dict) or not all(isinstance(text, str | None) for text in prompts.values()):
+        raise ModelError(f"{checkpoint.folder / _DECLARED}: prompts is {prompts!r}, not an object of texts")
+    return prompts
 
 
 def _first(prompts: dict[str, str], names: Sequence[str]) -> str:

@@ -11,8 +11,8 @@ from typing import Any
 
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError, reason
-from reranker_serve.families.modules import read_transformer
 from reranker_serve.families.prompts import Prompt
+from reranker_serve.families.transformer_module import read_transformer
 
 _FILE, _CONFIG = "chat_template.jinja", "tokenizer_config.json"
 _TEXTS = {"query": "what is light", "document": "The sun"}
@@ -59,7 +59,7 @@ def _rendered(checkpoint: Checkpoint, template: str, instruction: str | None) ->
     """As sentence-transformers has it rendered, in jinja's sandbox."""
     from transformers.utils.chat_template_utils import render_jinja_template
 
-    declared = read_transformer(checkpoint)
+    _, declared = read_transformer(checkpoint)
     message = (declared.get("modality_config") or {}).get("message") or {}
     structured = message.get("format") == "structured"
     chat = {**({} if instruction is None else {"system": instruction}), **_TEXTS}
@@ -68,8 +68,8 @@ def _rendered(checkpoint: Checkpoint, template: str, instruction: str | None) ->
         for role, text in chat.items()
     ]
     options = (declared.get("processing_kwargs") or {}).get("chat_template") or {}
-    (rendered,), _ = render_jinja_template([messages], chat_template=template, **_tokens(checkpoint), **options)
-    return str(rendered)
+    made: Any = render_jinja_template([messages], chat_template=template, **_tokens(checkpoint), **options)
+    return str(made[0][0])  # the first of the texts, beside which are marks
 
 
 def _tokens(checkpoint: Checkpoint) -> dict[str, Any]:

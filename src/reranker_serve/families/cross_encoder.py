@@ -18,7 +18,7 @@ class PairConfig:
 
     query_prompt: str = ""
     lowercase: bool = False
-    max_length: int | None = None
+    max_length: float | None = None
 
 
 class CrossEncoder:

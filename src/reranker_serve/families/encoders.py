@@ -9,8 +9,8 @@ from reranker_serve.families.cross_encoder import CrossEncoder, TwoLabels
 from reranker_serve.families.kinds import Kind, check_encoder, narrowed, refuse_prompt
 from reranker_serve.families.labels import relevant_label
 from reranker_serve.families.modular import check_modules, has_head, read_head, read_pair_config
-from reranker_serve.families.modules import read_max_length
 from reranker_serve.families.tokenizer import TextEncoder
+from reranker_serve.families.transformer_module import check_transformer, read_max_length
 from reranker_serve.settings import Settings
 from reranker_serve.types import Family
 
@@ -84,7 +84,7 @@ def _encoder(checkpoint: Checkpoint, settings: Settings, lowercase: bool, *promp
 
 def _check_classifier(checkpoint: Checkpoint) -> None:
     check_encoder(checkpoint)
-    check_modules(checkpoint, "Transformer")
+    check_modules(checkpoint, "sequence-classification", "Transformer")
     relevant_label(checkpoint)
 
 
@@ -99,6 +99,7 @@ def _check_modules(checkpoint: Checkpoint) -> None:
 
 def _check_head(checkpoint: Checkpoint) -> None:
     check_encoder(checkpoint)
+    check_transformer(checkpoint)
     read_head(checkpoint)
 
 

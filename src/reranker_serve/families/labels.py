@@ -12,7 +12,7 @@ _RELEVANT = {"relevant"}
 _IRRELEVANT = {"irrelevant", "notrelevant", "nonrelevant"}
 _NO, _YES = {"no", "false", *_IRRELEVANT}, {"yes", "true", *_RELEVANT}
 # Names that say nothing: LABEL_0 and 0, as letters only.
-_NAMELESS = (["label", "label"], ["", ""], [])
+_NAMELESS: tuple[list[str], ...] = (["label", "label"], ["", ""], [])
 # Of models of natural language inference, which tell whether one text follows from the other.
 _INFERENCE = {"entailment", "notentailment", "contradiction", "neutral"}
 

@@ -19,6 +19,7 @@ from reranker_serve.families.labels import check_no_then_yes
 from reranker_serve.families.modular import check_modules, has_head, read_head, read_pair_config
 from reranker_serve.families.modules import Module, read_modules, read_tensor_layer
 from reranker_serve.families.prompts import NEMOTRON, PROMPTS, Prompt
+from reranker_serve.families.transformer_module import check_transformer
 from reranker_serve.families.yes_no import YesNo
 from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Pooling, Readout
 from reranker_serve.settings import Settings
@@ -149,13 +150,13 @@ def _check_causal(checkpoint: Checkpoint) -> None:
 
 def _check_answers(checkpoint: Checkpoint) -> None:
     _check_causal(checkpoint)
-    check_modules(checkpoint, "Transformer", "LogitScore")
+    check_modules(checkpoint, "text-generation", "Transformer", "LogitScore")
     read_answers(checkpoint)
 
 
 def _check_one_or_two_labels(checkpoint: Checkpoint) -> None:
     _check_causal(checkpoint)
-    check_modules(checkpoint, "Transformer")
+    check_modules(checkpoint, "sequence-classification", "Transformer")
     if checkpoint.labels == 2:
         check_no_then_yes(checkpoint)
     if checkpoint.labels not in (1, 2):
@@ -167,6 +168,7 @@ def _check_one_or_two_labels(checkpoint: Checkpoint) -> None:
 
 def _check_last_token(checkpoint: Checkpoint) -> None:
     _check_causal(checkpoint)
+    check_transformer(checkpoint)
     mode = read_head(checkpoint).mode
     if mode != "last":
         raise ModelError(

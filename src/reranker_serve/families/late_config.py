@@ -20,6 +20,7 @@ from safetensors import SafetensorError, safe_open
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.modules import Module, check_layer, read_layers, read_modules
+from reranker_serve.families.transformer_module import check_transformer, read_max_length, read_transformer
 from reranker_serve.layers import DenseLayer, Layer
 from reranker_serve.readouts import VectorsReadout
 
@@ -44,6 +45,7 @@ _QUERY_LENGTH = 32
 _STRATEGIES = ("fixed", "min")
 _EXPANSION_KEYS = {"strategy", "attend", "token", "length"}
 _NOT_MAX_SIM = (None, "cosine", "dot")  # written before there was a choice
+_AFTER: tuple[list[str], ...] = ([], ["Normalize"], ["MultiVectorMask"], ["MultiVectorMask", "Normalize"])
 _MODULES = "a late interaction model may have Transformer, Dense, MultiVectorMask and Normalize, in this order"
 
 
@@ -110,7 +112,7 @@ def _stanford(checkpoint: Checkpoint) -> Declared:
         expansion_file=path,
         lowercase=False,
         mean=False,
-        max_length=_tokenizer_length(checkpoint, {}),
+        max_length=_whole(read_max_length(checkpoint)),
         readout=_readout((_projection(checkpoint),), True),
     )
 
@@ -143,19 +145,16 @@ def _modular(checkpoint: Checkpoint) -> Declared:
     dense = [module for module in modules if module.kind == "Dense"]
     pylate = declared.get("model_type") != "MultiVectorEncoder"
     after = kinds[1 + len(dense) :]
-    if kinds[: 1 + len(dense)] != ["Transformer", *["Dense"] * len(dense)] or after not in (
-        [],
-        ["Normalize"],
-        ["MultiVectorMask"],
-        ["MultiVectorMask", "Normalize"],
-    ):
+    # Of PyLate's folders the words that are skipped are told elsewhere.
+    known = _AFTER[:2] if pylate else _AFTER
+    if kinds[: 1 + len(dense)] != ["Transformer", *["Dense"] * len(dense)] or after not in known:
         raise ModelError(
             f"{checkpoint.folder}: the modules {', '.join(kinds) or '(none)'} are not supported; {_MODULES}"
         )
     if pylate and not dense:
         raise ModelError(f"{checkpoint.folder / 'modules.json'} lists no Dense, which makes the vectors: {_MODULES}")
-    bert = str(Path(modules[0].path, "sentence_bert_config.json"))
-    transformer = _object(checkpoint, bert)
+    check_transformer(checkpoint, sided=True)
+    bert, transformer = read_transformer(checkpoint)
     expansion, file = _modular_expansion(checkpoint, declared, transformer, bert)
     mask = next((module for module in modules if module.kind == "MultiVectorMask"), None)
     if expansion and mask is None and not pylate:
@@ -175,7 +174,7 @@ def _modular(checkpoint: Checkpoint) -> Declared:
         expansion_file=file,
         lowercase=bool(transformer.get("do_lower_case")),
         mean=_is_mean(path, declared),
-        max_length=_tokenizer_length(checkpoint, transformer),
+        max_length=_whole(read_max_length(checkpoint)),
         readout=_readout(
             read_layers(checkpoint, dense, checkpoint.hidden_size, "token_embeddings"),
             pylate or _normalizes(checkpoint, modules[-1]),
@@ -236,7 +235,8 @@ def _skipped(
     tasks: Any = ["document"]
     if mask is not None:
         name, config = mask.config, _object(checkpoint, mask.config)
-        tasks = config.get("skiplist_tasks") or tasks
+        tasks = config.get("skiplist_tasks", tasks)
+        tasks = [tasks] if isinstance(tasks, str) else tasks
         if config.get("keep_only_token_ids"):
             raise ModelError(f"{checkpoint.folder / name}: keep_only_token_ids is for images: not supported")
     words = config.get("skiplist_words")
@@ -252,11 +252,14 @@ def _skipped(
 def _normalizes(checkpoint: Checkpoint, last: Module) -> bool:
     if last.kind != "Normalize":
         return False
-    feature = _object(checkpoint, last.config).get("module_input_name", "sentence_embedding")
-    if feature != "token_embeddings":
-        raise ModelError(
-            f"{checkpoint.folder / last.config}: module_input_name is {feature!r}, not token_embeddings: not supported"
-        )
+    config = _object(checkpoint, last.config)
+    feature = config.get("module_input_name", "sentence_embedding")
+    result = config.get("module_output_name") or feature
+    for key, name in (("module_input_name", feature), ("module_output_name", result)):
+        if name != "token_embeddings":
+            raise ModelError(
+                f"{checkpoint.folder / last.config}: {key} is {name!r}, not token_embeddings: not supported"
+            )
     return True
 
 
@@ -271,10 +274,8 @@ def _readout(layers: Sequence[Layer], normalized: bool, hidden_size: int = 0) ->
     return VectorsReadout(layers[-1].outputs if layers else hidden_size, tuple(layers), normalized)
 
 
-def _tokenizer_length(checkpoint: Checkpoint, transformer: Mapping[str, Any]) -> int | None:
-    """Tokens of a text where its side declares none."""
-    declared = transformer.get("max_seq_length") or _object(checkpoint, "tokenizer_config.json").get("model_max_length")
-    return int(declared) if declared else None
+def _whole(tokens: float | None) -> int | None:
+    return None if tokens is None else int(tokens)
 
 
 def _count(path: Path, config: Mapping[str, Any], key: str) -> int | None:

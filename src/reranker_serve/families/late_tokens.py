@@ -28,6 +28,11 @@ def read_encoder(checkpoint: Checkpoint, declared: Declared, trusted: bool) -> T
             f"{checkpoint.folder / 'tokenizer_config.json'}: truncation_side is left, which would take the marker of a"
             " late interaction model: it is not supported; set it to right, and long texts lose their end"
         )
+    if declared.expansion is not None and checkpoint.read_object("tokenizer_config.json").get("padding_side") == "left":
+        raise ModelError(
+            f"{checkpoint.folder / 'tokenizer_config.json'}: padding_side is left, where the filling of a query would"
+            " stand before it: it is not supported"
+        )
     return encoder
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.cross_encoder import PairConfig
-from reranker_serve.families.modules import Module, read_layers, read_modules, read_pooling, read_transformer
+from reranker_serve.families.modules import Module, read_layers, read_modules, read_pooling
+from reranker_serve.families.transformer_module import Task, check_transformer, read_max_length, read_transformer
 from reranker_serve.readouts import HeadReadout
 
 _METADATA = "config_sentence_transformers.json"
@@ -55,14 +56,18 @@ def read_pair_config(checkpoint: Checkpoint) -> PairConfig:
     prompt = "" if chosen is None else prompts.get(chosen, 0)
     if not isinstance(prompt, str | None):
         raise ModelError(f"{path}: default_prompt_name is {chosen!r}, by which prompts has no text: correct it")
-    transformer = read_transformer(checkpoint)
-    return PairConfig(prompt or "", bool(transformer.get("do_lower_case")), transformer.get("max_seq_length"))
+    _, transformer = read_transformer(checkpoint)
+    longest = None if transformer.get("max_seq_length") is None else read_max_length(checkpoint)
+    return PairConfig(prompt or "", bool(transformer.get("do_lower_case")), longest)
 
 
-def check_modules(checkpoint: Checkpoint, *kinds: str) -> None:
-    """Raises `ModelError` where a cross-encoder was saved with other modules than those `kinds`."""
+def check_modules(checkpoint: Checkpoint, task: Task, *kinds: str) -> None:
+    """Raises `ModelError` where a cross-encoder was saved for another task, or with modules that are not `kinds`."""
+    if not _is_saved(checkpoint):
+        return
+    check_transformer(checkpoint, task=task)
     found = [module.kind for module in read_modules(checkpoint)]
-    if _is_saved(checkpoint) and found != [*kinds]:
+    if found != [*kinds]:
         raise ModelError(
             f"{checkpoint.folder / 'modules.json'}: the modules {', '.join(found) or '(none)'} are not supported; a"
             f" cross-encoder of {checkpoint.architecture} may have {' and '.join(kinds)}"

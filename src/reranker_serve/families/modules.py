@@ -12,7 +12,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from reranker_serve.checkpoint import Checkpoint
+from reranker_serve.checkpoint import OLD_LAYOUT, Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.layers import Activation, DenseLayer, Layer, NormLayer
 from reranker_serve.readouts import Pooling
@@ -25,17 +25,8 @@ _ACTIVATIONS: dict[str, Activation] = {
     "SiLU": "silu",
     "Tanh": "tanh",
 }
+_PACKAGES = ("sentence_transformers.", "pylate.")
 _WEIGHTS = "model.safetensors"
-
-# Of a Transformer's files the first that is there: older versions named them by what the model was.
-_TRANSFORMERS = ("bert", "roberta", "distilbert", "camembert", "albert", "xlm-roberta", "xlnet")
-# What transformers is to be called with, older names first of each two, and what of it has no effect on a score.
-_ARGUMENTS = ("model_args", "model_kwargs", "tokenizer_args", "processor_kwargs", "config_args", "config_kwargs")
-_HARMLESS = {
-    *("dtype", "torch_dtype", "attn_implementation", "low_cpu_mem_usage", "use_safetensors", "use_cache"),
-    *("trust_remote_code", "unpad_inputs", "use_memory_efficient_attention", "padding_side", "use_fast"),
-}
-_OTHER_TEXTS = ("tokenizer_name_or_path", "query_length", "document_length", "query_expansion")
 
 # The pooling names of sentence-transformers 5.x and later; before, one `pooling_mode_*` flag each.
 _POOLING: dict[str, Pooling] = {"cls": "cls", "mean": "mean", "lasttoken": "last"}
@@ -51,7 +42,10 @@ _POOLING_FLAG = {
 
 @dataclass(frozen=True, slots=True)
 class Module:
-    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's."""
+    """A row of `modules.json`: `kind` is the class's own name, `path` its folder in the checkpoint's.
+
+    Of code in the model's repository, which is not run here, `kind` is the dotted name, and so none that is known.
+    """
 
     kind: str
     path: str
@@ -66,7 +60,14 @@ def read_modules(checkpoint: Checkpoint) -> tuple[Module, ...]:
     rows = checkpoint.read("modules.json", [])
     if not isinstance(rows, list) or not all(isinstance(row, dict) for row in rows):
         raise ModelError(f"{checkpoint.folder / 'modules.json'} is not a list of modules")
-    return tuple(Module(str(row.get("type", "")).rsplit(".", 1)[-1], str(row.get("path", ""))) for row in rows)
+    modules = tuple(Module(_kind(str(row.get("type", ""))), str(row.get("path", ""))) for row in rows)
+    if modules and modules[0].kind == "Transformer" and Path(modules[0].path) != Path():
+        raise ModelError(f"{checkpoint.folder / 'modules.json'}: {OLD_LAYOUT}")
+    return modules
+
+
+def _kind(dotted: str) -> str:
+    return dotted.rsplit(".", 1)[-1] if dotted.startswith(_PACKAGES) else dotted
 
 
 def read_layers(
@@ -106,37 +107,6 @@ def read_pooling(checkpoint: Checkpoint, module: Module, *, prompted: bool) -> P
     if not isinstance(declared, str) or declared not in _POOLING:
         raise ModelError(f"{folder}: pooling {declared} is not supported; supported are {', '.join(_POOLING)}")
     return _POOLING[declared]
-
-
-def read_transformer(checkpoint: Checkpoint, path: str = "") -> dict[str, Any]:
-    """What the module Transformer at `path` declares. Raises `ModelError` where it is not as the other files tell."""
-    names = [str(Path(path, f"sentence_{kind}_config.json")) for kind in _TRANSFORMERS]
-    name = next((name for name in names if (checkpoint.folder / name).is_file()), names[0])
-    declared = checkpoint.read_object(name)
-    for key, value in declared.items():
-        if _changes(key, value):
-            raise ModelError(
-                f"{checkpoint.folder / name}: {key} is {value!r}, which changes what the model reads or computes, and"
-                " is not done here: use another version of the model"
-            )
-    longest = declared.get("max_seq_length")
-    if longest is not None and (type(longest) is not int or longest < 1):
-        raise ModelError(f"{checkpoint.folder / name}: max_seq_length is {longest!r}, not a whole number above 0")
-    return declared
-
-
-def _changes(key: str, value: Any) -> bool:
-    if key in _ARGUMENTS:
-        return not isinstance(value, dict) or not value.keys() <= _HARMLESS
-    if key == "processing_kwargs":  # what a chat template is given does not concern other texts
-        return any((value or {}).get(part) for part in ("text", "common"))
-    return key in _OTHER_TEXTS and value is not None
-
-
-def read_max_length(checkpoint: Checkpoint, transformer: str = "") -> float | None:
-    """Most tokens of a text or pair, if the files say it; `transformer` is the path of the module of that name."""
-    declared: float | None = read_transformer(checkpoint, transformer).get("max_seq_length")
-    return declared or checkpoint.read_object("tokenizer_config.json").get("model_max_length")
 
 
 def read_tensor_layer(checkpoint: Checkpoint, tensor: str, inputs: int, outputs: int) -> Layer:

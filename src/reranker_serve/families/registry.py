@@ -64,4 +64,11 @@ def build_family(checkpoint: Checkpoint, settings: Settings) -> Family:
             f"RERANKER_MAX_LENGTH={settings.max_length}, but {checkpoint.folder.name} has {positions} positions:"
             f" set it to {positions} or less"
         )
-    return kind_of(checkpoint).build(checkpoint, settings, min(settings.max_length, positions))
+    family = kind_of(checkpoint).build(checkpoint, settings, min(settings.max_length, positions))
+    least, most = family.max_length_bounds
+    if least > most:
+        raise ModelError(
+            f"{checkpoint.folder} reads {most} tokens at most, of which the template takes {least - 1}: correct the"
+            " length that its files declare, or RERANKER_MAX_LENGTH"
+        )
+    return family

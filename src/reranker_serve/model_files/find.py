@@ -76,7 +76,9 @@ class Places:
     def find(self, wanted: hub.Wanted) -> ModelFiles:
         """Downloaded before, in the hub's own cache, or fetched into ours. Raises `ModelError`."""
         downloaded = self.cache / folder_name(wanted.model)
-        if downloaded.is_dir() and self._is_wanted(downloaded, wanted):
+        # Where the hub cannot be asked, what is missing in a part of a model is told by loading it.
+        usable = downloaded.is_dir() and (self.offline or is_whole(downloaded))
+        if usable and self._is_wanted(downloaded, wanted):
             return ModelFiles(downloaded, revision_of(downloaded) or "local")
         folder = self._in_the_hubs_cache(wanted)
         if folder is None and self.offline and downloaded.is_dir() and hub.snapshot(wanted, self.cache) is None:

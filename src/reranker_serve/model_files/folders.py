@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from reranker_serve.checkpoint import weight_files
 from reranker_serve.errors import ModelError, SettingsError
 from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 
@@ -15,6 +15,7 @@ ADAPTER_CONFIG = "adapter_config.json"
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 
 _TOKENIZERS = ("tokenizer.json", "vocab.*", "*.model", "*.codes")
+_OF_A_MODEL = ("config.json", "modules.json")
 _SHOWN = 3
 # What huggingface_hub allows a file to have changed after it noted when it wrote it, in seconds.
 _CLOCK = 1.0
@@ -73,22 +74,20 @@ def is_whole(folder: Path) -> bool:
     """Whether nothing that is always needed is missing, as where a download ended early or was of other files."""
     if is_adapter(folder) and not has_own_weights(folder):
         return (folder / ADAPTER_WEIGHTS).is_file()
-    shards = folder / "model.safetensors.index.json"
     try:
-        names = set(json.loads(shards.read_text(encoding="utf-8"))["weight_map"].values()) if shards.exists() else ()
-    except (OSError, ValueError, KeyError, AttributeError):
+        weights = weight_files(folder)
+    except ModelError:
         return False
     return (
-        (folder / "config.json").is_file()
-        and all((folder / name).is_file() for name in names)
-        and any(path.is_file() for path in folder.glob("*.safetensors"))
+        bool(weights)
+        and all((folder / name).is_file() for name in ("config.json", *weights))
         and any(path.is_file() for pattern in _TOKENIZERS for path in folder.glob(pattern))
     )
 
 
 def _require_model(folder: Path) -> None:
     """Raise `ModelError` where a folder is none of a model, and it can be told what it is."""
-    if not folder.is_dir() or (folder / "config.json").is_file() or is_adapter(folder):
+    if not folder.is_dir() or is_adapter(folder) or any((folder / name).is_file() for name in _OF_A_MODEL):
         return
     found = sorted(str(path) for path in _models_below(folder))
     if found:

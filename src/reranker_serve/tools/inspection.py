@@ -8,13 +8,17 @@ import json
 import math
 from collections import Counter
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from reranker_serve.checkpoint import Checkpoint
+from reranker_serve.backends.adapter_config import ADAPTER_FOLDER
+from reranker_serve.checkpoint import Checkpoint, weight_files
 from reranker_serve.errors import ModelError
+from reranker_serve.families.modules import read_modules
 from reranker_serve.families.registry import build_family, kind_of, read_checkpoint
+from reranker_serve.families.transformer_module import TRANSFORMER_FILES
 from reranker_serve.model_files.outline import outlined
 from reranker_serve.model_names import folder_name
 from reranker_serve.settings import Settings
@@ -22,23 +26,30 @@ from reranker_serve.tools.catalogue import KNOWN_MODELS, KnownModel
 
 # Of a parameter.
 _BYTES = {"float32": 4, "half precision": 2}
-# Of the folder, or of a module's folder in it.
-_READ = frozenset(
-    {
-        "adapter_config.json",
-        "artifact.metadata",
-        "chat_template.jinja",
-        "config.json",
-        "config_sentence_transformers.json",
-        "modules.json",
-        "sentence_bert_config.json",
-        "sentencepiece.bpe.model",
-        "special_tokens_map.json",
-        "tokenizer.json",
-        "tokenizer_config.json",
-        "vocab.txt",
-    }
+# Beside the weights; `*` stands for anything.
+_READ = (
+    "artifact.metadata",
+    "chat_template.jinja",
+    "config.json",
+    "config_sentence_transformers.json",
+    "model.safetensors.index.json",
+    "modules.json",
+    "special_tokens_map.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    *TRANSFORMER_FILES,
 )
+# Without tokenizer.json transformers makes a tokenizer of these.
+_VOCABULARIES = ("vocab.*", "merges.txt", "*.model", "*.codes", "added_tokens.json")
+# Of the hub's client, beside what it fetched.
+_NOTES = ".cache/"
+_IN_MODULES = ("config.json", "model.safetensors")
+# What `max_length` counts, by family; else both texts of a pair and all around them.
+_COUNTS = {
+    "late_interaction": "of a text",
+    "bi_encoder": "of a text",
+    "listwise": "of a document in the list",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +81,10 @@ def inspect(folder: Path, settings: Settings) -> Inspection:
     checkpoint = read_checkpoint(folder)
     family = build_family(checkpoint, settings)
     shortest, longest = family.max_length_bounds
-    numbers = _numbers(folder)
+    numbers = _numbers(checkpoint)
     parameters = sum(numbers.values())
     known = _known(checkpoint, settings)
-    read, left = _files(folder)
+    read, left = _files(checkpoint)
     return Inspection(
         folder=str(folder),
         architecture=checkpoint.architecture,
@@ -102,8 +113,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.model:
-        folder = Path(arguments.model)
-        given = {"model_path": folder} if folder.is_dir() else {"model_path": None, "model_name": arguments.model}
+        # The revision is that of the model which is configured.
+        revision = settings.model_revision if arguments.model == settings.model_name else None
+        given = {"model_path": None, "model_name": arguments.model, "model_revision": revision}
         settings = settings.model_copy(update=given)
     with outlined(settings) as files:
         found = inspect(files.folder, settings)
@@ -120,13 +132,13 @@ def table(found: Inspection) -> str:
     instruction = "taken" if found.takes_instruction else "an error, as the model takes none"
     rows = {
         "model": found.folder,
-        "published as": " ".join(filter(None, (found.known_as, found.licence and f"({found.licence})"))) or "not known",
+        "comes from": " ".join(filter(None, (found.known_as, found.licence and f"({found.licence})"))) or "not known",
         "languages": found.languages or "not known",
         "architecture": f"{found.architecture}: {_with_article(found.kind)}, family {found.family}",
         "prompt": found.prompt or "none",
         "instruction": instruction,
         "scores": found.scale,
-        "max_length": f"{high} tokens that the model reads at once; a request may ask for {low} and more",
+        "max_length": f"{high} tokens {_COUNTS.get(found.family, 'of a pair')}; a request may ask for {low} and more",
         "parameters": f"{found.parameters:,}, stored in {found.stored_in}",
         "weights take": memory,
         "decided by": ", ".join(found.read),
@@ -151,10 +163,12 @@ def _with_article(noun: str) -> str:
     return f"an {noun}" if noun[0] in "aeiou" else f"a {noun}"
 
 
-def _numbers(folder: Path) -> Counter[str]:
-    """How many numbers are stored in each precision, by the headers of the weights."""
+def _numbers(checkpoint: Checkpoint) -> Counter[str]:
+    """How many numbers are stored in each precision, by the headers of the weights; an adapter adds none."""
     numbers = Counter[str]()
-    for path in sorted(folder.rglob("*.safetensors")):
+    modules = (str(Path(module.path, "model.safetensors")) for module in read_modules(checkpoint))
+    paths = (checkpoint.folder / name for name in sorted({*weight_files(checkpoint.folder), *modules}))
+    for path in filter(Path.is_file, paths):
         try:
             with safe_open(path, "numpy") as tensors:
                 for name in tensors.keys():  # noqa: SIM118
@@ -165,14 +179,18 @@ def _numbers(folder: Path) -> Counter[str]:
     return numbers
 
 
-def _files(folder: Path) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Names below the folder: those that decide how it is served, and the others."""
-    names = [path for path in sorted(folder.rglob("*")) if path.is_file()]
-    relative = [str(path.relative_to(folder)) for path in names]
-    read = [name for name in relative if _is_read(name)]
-    return tuple(read), tuple(name for name in relative if name not in read)
+def _files(checkpoint: Checkpoint) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Names below the folder: those that decide how it is served, and the others. An adapter's are as in its own."""
+    folder = checkpoint.folder
+    names = [str(path.relative_to(folder)) for path in sorted(folder.rglob("*")) if path.is_file()]
+    names = [name for name in names if not name.startswith(_NOTES)]
+    patterns = [*_READ, *weight_files(folder), f"{ADAPTER_FOLDER}/*"]
+    patterns += () if (folder / "tokenizer.json").is_file() else _VOCABULARIES
+    patterns += [str(Path(module.path, name)) for module in read_modules(checkpoint) for name in _IN_MODULES]
+    read = [name for name in names if any(_matches(name, pattern) for pattern in patterns)]
+    left = [name for name in names if name not in read]
+    return tuple(sorted(name.removeprefix(f"{ADAPTER_FOLDER}/") for name in read)), tuple(left)
 
 
-def _is_read(name: str) -> bool:
-    path = Path(name)
-    return path.suffix == ".safetensors" or path.name in _READ
+def _matches(name: str, pattern: str) -> bool:
+    return fnmatchcase(name, pattern) and name.count("/") == pattern.count("/")

@@ -1,7 +1,6 @@
 """A checkpoint's weights, from its files to a model whose memory holds them once.
 
-On a CPU the files are mapped, and what is computed with is converted one tensor at a time; the pages it came
-from go back to the system at once. The table of word embeddings stays in its file: see `StoredEmbedding`.
+On a CPU they are mapped and converted piece by piece: see `cpu/mapped_weights.py`.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from typing import Any, Literal
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
 from transformers import AutoModel, AutoModelForCausalLM, AutoModelForSequenceClassification
 from transformers.utils import logging as transformers_logging
 
-from reranker_serve.backends.adapter import Adapter, adapter_of
-from reranker_serve.backends.device import DType, MappedFiles
-from reranker_serve.backends.translated import translated
+from reranker_serve.backends.cpu.mapped_weights import MappedFiles, convert, give_back
+from reranker_serve.backends.device import DType
+from reranker_serve.backends.torch.adapter import Adapter, adapter_of
+from reranker_serve.backends.torch.translated import translated
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError, shortened
 from reranker_serve.readouts import (
@@ -58,30 +57,6 @@ _PRECISIONS: dict[str, DType] = {
 }
 
 
-class StoredEmbedding(nn.Module):
-    """ids [...] -> [..., hidden]: rows of a table in a file, each converted and kept when it is first read.
-
-    Two thirds of the numbers of bge-reranker-base are its 250,000 words, of which texts use a few thousand.
-    `give_back` is called when rows were read from the file.
-    """
-
-    def __init__(self, stored: Tensor, dtype: torch.dtype, give_back: Callable[[Tensor], None]) -> None:
-        super().__init__()
-        self._stored = stored
-        self._give_back = give_back
-        # Memory that nothing was written to is not there yet.
-        self._rows = torch.empty(stored.shape, dtype=dtype)
-        self._known = torch.zeros(len(stored), dtype=torch.bool)
-
-    def forward(self, ids: Tensor) -> Tensor:
-        new = torch.unique(ids[~self._known[ids]])
-        if len(new):
-            self._rows[new] = self._stored[new].to(self._rows.dtype)
-            self._known[new] = True
-            self._give_back(self._stored)
-        return nn.functional.embedding(ids, self._rows)
-
-
 def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, device: str) -> Any:
     """The checkpoint's model (safetensors only). Raises `ModelError` with one line.
 
@@ -92,9 +67,9 @@ def load_weights(checkpoint: Checkpoint, readout: Readout, dtype: torch.dtype, d
     model = _read(checkpoint, readout, "auto" if device == "cpu" else dtype, device, adapter)
     files = MappedFiles(checkpoint.folder.glob("*.safetensors") if device == "cpu" else ())
     if adapter is not None:
-        adapter.merge(model, dtype, lambda stored: _give_back(stored, files))
+        adapter.merge(model, dtype, lambda stored: give_back(stored, files))
     if device == "cpu":
-        _convert(model, readout, dtype, files)
+        convert(model, readout, dtype, files)
     return model
 
 
@@ -118,37 +93,6 @@ def _most_common_precision(folder: Path) -> DType | None:
                 tensor = tensors.get_slice(name)
                 numbers[tensor.get_dtype()] += math.prod(tensor.get_shape())
     return _PRECISIONS.get(max(numbers, key=numbers.__getitem__, default=""))
-
-
-def _convert(model: Any, readout: Readout, dtype: torch.dtype, files: MappedFiles) -> None:
-    table = model.get_input_embeddings()
-    as_stored = set[Tensor]()
-    if type(table) is nn.Embedding and table.weight.dtype is not dtype and _mapped(table.weight, files):
-        as_stored.add(table.weight)
-        _replace(model, table, StoredEmbedding(table.weight.detach(), dtype, lambda stored: _give_back(stored, files)))
-    if isinstance(readout, NextTokenReadout) and model.lm_head.weight is not table.weight:
-        as_stored.add(model.lm_head.weight)  # of which two rows are read
-    for parameter in model.parameters():
-        if parameter.is_floating_point() and parameter.dtype is not dtype and parameter not in as_stored:
-            stored = parameter.data
-            parameter.data = stored.to(dtype)
-            _give_back(stored, files)
-
-
-def _replace(model: nn.Module, old: nn.Module, new: nn.Module) -> None:
-    for parent in model.modules():
-        for name, child in list(parent.named_children()):
-            if child is old:
-                setattr(parent, name, new)
-
-
-def _mapped(tensor: Tensor, files: MappedFiles) -> bool:
-    return files.hold(tensor.data_ptr(), tensor.nbytes)
-
-
-def _give_back(tensor: Tensor, files: MappedFiles) -> None:
-    if _mapped(tensor, files):
-        files.give_back(tensor.data_ptr(), tensor.nbytes)
 
 
 def _refuse_quantized(checkpoint: Checkpoint) -> None:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor, nn
 
-from reranker_serve.backends.linear import Product
+from reranker_serve.backends.cpu.linear import Product
 
 # The kernel takes unsigned rows and one zero point for all of them.
 _ZERO_POINT = 128

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from reranker_serve.backends.architectures import Architecture, reader
-from reranker_serve.backends.layers import vector_reader
-from reranker_serve.backends.layout import by_prefix, to_device
+from reranker_serve.backends.torch.architectures import Architecture, reader
+from reranker_serve.backends.torch.layers import vector_reader
+from reranker_serve.backends.torch.layout import by_prefix, to_device
 from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem, TokenArray
 

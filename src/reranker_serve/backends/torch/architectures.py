@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from reranker_serve.backends.layers import vector_reader
+from reranker_serve.backends.torch.layers import vector_reader
 from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Readout, VectorsReadout
 
 # (model, one pooled hidden state a sequence [n, 1, hidden]) -> logits [n, labels]

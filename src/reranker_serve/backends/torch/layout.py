@@ -75,6 +75,11 @@ class Layout:
                 end += len(item)
         return cls(tuple(spans), tuple(places), causal, device)
 
+    @property
+    def tokens(self) -> int:
+        """Tokens of all spans together."""
+        return self.spans[-1].stop
+
     @cached_property
     def query_bounds(self) -> Tensor:
         """[spans + 1]: where each span's tokens begin, int32."""

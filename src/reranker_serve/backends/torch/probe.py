@@ -5,15 +5,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from reranker_serve.backends import packed
-from reranker_serve.backends.architectures import architecture_of
-from reranker_serve.backends.padded import PaddedForward, PaddedLanguageModel
+from reranker_serve.backends.torch.architectures import architecture_of
+from reranker_serve.backends.torch.attention import choose_attention, takes_attention, use_attention
+from reranker_serve.backends.torch.packed import PackedForward, RowLength, exact_length
+from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
 from reranker_serve.readouts import PooledReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem, FloatArray
 
@@ -26,6 +28,8 @@ _LONGEST, _SPARE = 160, 8
 _AGREEMENT = {torch.float32: 1e-3, torch.float16: 5e-2, torch.bfloat16: 2e-1}
 
 Forward = Callable[[Sequence[EncodedItem]], Tensor]
+# Where it is packed, in rows of these lengths.
+MakeForward = Callable[[RowLength], Forward]
 
 
 class NotFinite(Exception):
@@ -37,7 +41,7 @@ def require_finite(rows: Tensor | FloatArray) -> None:
         raise NotFinite("numbers that are not finite")
 
 
-def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module) -> tuple[Forward, str]:
+def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module) -> tuple[MakeForward, str]:
     """Packed where the model can be packed and computes the same numbers so; else padded. Raises `NotFinite`.
 
     `layers` are those of the readout. The forward gives one row an item, or for vectors one each.
@@ -53,24 +57,23 @@ def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module)
         expected = padded(probe)
     require_finite(expected)
     fallback = model.config._attn_implementation
-    if architecture is None or device == "mps" or not packed.can_pack(model):
-        return padded, f"padded {fallback}"
-    packed.register()
-    model.set_attn_implementation(packed.ATTENTION)
-    attempt = packed.PackedForward(model, architecture, readout, layers)
+    if architecture is None or device == "mps" or not takes_attention(model):
+        return lambda _: padded, f"padded {fallback}"
+    make = partial(PackedForward, model, architecture, readout, layers)
     try:
+        name, attention = choose_attention(device)
+        use_attention(model, name, attention)
         with torch.inference_mode():
-            got = attempt(probe)
+            got = make(exact_length)(probe)
         difference = _difference(got, expected, readout)
         reason = f"packed and padded differ by {difference:.3g}"
-        agree = difference <= _AGREEMENT[next(model.parameters()).dtype]
+        if difference <= _AGREEMENT[next(model.parameters()).dtype]:
+            return make, f"packed {name}"
     except Exception as error:  # any failure here means: this model or device is not packable
-        agree, reason = False, f"{type(error).__name__}: {error}"
-    if agree:
-        return attempt, "packed " + ("varlen" if device.startswith("cuda") else "per segment")
+        reason = f"{type(error).__name__}: {error}"
     logger.warning("attention runs padded, which is slower: %s", reason)
     model.set_attn_implementation(fallback)
-    return padded, f"padded {fallback}"
+    return lambda _: padded, f"padded {fallback}"
 
 
 def _difference(got: Tensor, expected: Tensor, readout: Readout) -> float:

@@ -1,0 +1,1 @@
+"""What computes, and spares memory, only where the device is a CPU."""
