@@ -104,8 +104,8 @@ def checkpoint(shape: Shape, work: Path, data: Path) -> Path:
     return folder
 
 
-def save(shape: Shape, folder: Path, data: Path) -> None:
-    """Write the checkpoint of a shape that has a tokenizer."""
+def save(shape: Shape, folder: Path, data: Path, device: str = "cpu", dtype: str = "float32") -> None:
+    """Write the checkpoint of a shape that has a tokenizer, in `dtype`; the random numbers are made on `device`."""
     import torch
     from transformers import AutoTokenizer
 
@@ -118,7 +118,8 @@ def save(shape: Shape, folder: Path, data: Path) -> None:
     if not (folder / "tokenizer.json").exists():
         tokenizer.save_pretrained(folder)
     torch.manual_seed(0)
-    model = _build(shape, tokenizer)
+    with torch.device(device):
+        model = _build(shape, tokenizer).to(getattr(torch, dtype))
     model.eval()
     _spread_out(model)
     if shape.layout == "ettin":
@@ -255,8 +256,8 @@ def _scale_head(model: Any, tokenizer: Any) -> None:
     words = [[_SAMPLE[int(i)] for i in torch.randint(len(_SAMPLE), (40,), generator=generator)] for _ in range(16)]
     encoded = tokenizer([" ".join(text[:8]) for text in words], [" ".join(text[8:]) for text in words], padding=True)
     with torch.inference_mode():
-        ids, mask = torch.tensor(encoded["input_ids"]), torch.tensor(encoded["attention_mask"])
-        logits = model(input_ids=ids, attention_mask=mask).logits[:, 0]
+        ids, mask = (torch.tensor(encoded[name], device=model.device) for name in ("input_ids", "attention_mask"))
+        logits = model(input_ids=ids, attention_mask=mask).logits[:, 0].float()
     with torch.no_grad():
         head = getattr(model.classifier, "out_proj", model.classifier)
         factor = _LOGIT_DEVIATION / logits.std()

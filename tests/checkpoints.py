@@ -7,7 +7,6 @@ import os
 from pathlib import Path
 from typing import Any
 
-import pytest
 import torch
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import (
@@ -97,6 +96,8 @@ def _roberta_style(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
 
 def real_tokenizer(name: str) -> Path:
     """A real tokenizer's folder; skips the test where there is none."""
+    import pytest  # these checkpoints are made on machines without it, too
+
     data = os.environ.get("RR_TEST_DATA")
     if not data:
         pytest.skip("RR_TEST_DATA is not set: no real tokenizers")
@@ -153,15 +154,22 @@ PACKED = set(CROSS_ENCODERS) - {"deberta-v2", "deberta", "mpnet", "roformer"}
 
 
 def save_cross_encoder(
-    name: str, folder: Path, tokenizer: PreTrainedTokenizerFast | None = None, id2label: dict[int, str] | None = None
+    name: str,
+    folder: Path,
+    tokenizer: PreTrainedTokenizerFast | None = None,
+    id2label: dict[int, str] | None = None,
+    **size: int,
 ) -> Path:
-    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`; of one label by default."""
-    return _save_encoder(name, folder, tokenizer, AutoModelForSequenceClassification, id2label)
+    """Save a random reranker of the architecture `name` (see CROSS_ENCODERS) in `folder`; of one label by default.
+
+    `size` are keys of its configuration that are to be others.
+    """
+    return _save_encoder(name, folder, tokenizer, AutoModelForSequenceClassification, id2label, size)
 
 
-def save_encoder(name: str, folder: Path) -> Path:
+def save_encoder(name: str, folder: Path, **size: int) -> Path:
     """The same without a head: what sentence-transformers puts modules behind."""
-    return _save_encoder(name, folder, None, AutoModel, None)
+    return _save_encoder(name, folder, None, AutoModel, None, size)
 
 
 def _save_encoder(
@@ -170,6 +178,7 @@ def _save_encoder(
     tokenizer: PreTrainedTokenizerFast | None,
     kind: Any,
     id2label: dict[int, str] | None,
+    size: dict[str, int],
 ) -> Path:
     build, changes = CROSS_ENCODERS[name]
     tokenizer = tokenizer or build()
@@ -179,6 +188,7 @@ def _save_encoder(
         **{
             **SMALL,
             **changes,
+            **size,
             "vocab_size": len(tokenizer),
             **({"num_labels": 1} if id2label is None else {"id2label": id2label}),
             "pad_token_id": tokenizer.pad_token_id,

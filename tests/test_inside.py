@@ -42,6 +42,12 @@ USED = [
     ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS", "backends/torch/attention.py", None),
     ("transformers.utils", "logging", "backends/torch/weights.py", None),
     (
+        "transformers.utils.chat_template_utils",
+        "render_jinja_template",
+        "families/chat_template.py",
+        ["conversations", "chat_template"],
+    ),
+    (
         "torch.nn.attention.varlen",
         "varlen_attn",
         "backends/torch/attention_varlen.py",

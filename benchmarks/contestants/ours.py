@@ -53,7 +53,7 @@ class Ours:
         # On a thread that ends, as in the server. OpenMP keeps a team for every thread that computed; with more of them
         # than cores it lets each sleep between products, which made a pass 1.3 to 1.5 times as long.
         with ThreadPoolExecutor(1) as loader:
-            scorer = loader.submit(load, settings).result()
+            self.scorer = scorer = loader.submit(load, settings).result()
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._reranker = Reranker(scorer, settings, Metrics())
         backend = scorer.backend

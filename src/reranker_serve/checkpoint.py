@@ -11,8 +11,9 @@ from reranker_serve.errors import ModelError
 from reranker_serve.published import Renames, native
 from reranker_serve.weight_formats import NO_WEIGHTS, unreadable
 
-# Their position table starts behind the padding index, so two rows of it are never used.
-_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl", "mpnet")
+# Their position table starts behind the padding index, so that its first rows are never used.
+_POSITIONS_AFTER_PADDING = ("xlm-roberta", "roberta", "camembert", "xlm-roberta-xl")
+_PADDING = 1  # where none is declared; MPNet's, whatever is declared
 _WEIGHTS = "model.safetensors"
 # Where `modules.json` names it.
 OLD_LAYOUT = (
@@ -46,7 +47,14 @@ class Checkpoint:
     def positions(self) -> int:
         """Longest sequence the model has positions for."""
         declared = int(self.config.get("max_position_embeddings") or 512)
-        return declared - 2 if self.config.get("model_type") in _POSITIONS_AFTER_PADDING else declared
+        if self.starts_after_padding:
+            return declared - int(self.config.get("pad_token_id", _PADDING)) - 1
+        return declared - _PADDING - 1 if self.config.get("model_type") == "mpnet" else declared
+
+    @property
+    def starts_after_padding(self) -> bool:
+        """Whether positions are counted from behind the one that the id of padding tells."""
+        return self.config.get("model_type") in _POSITIONS_AFTER_PADDING
 
     @property
     def vocabulary(self) -> int | None:

@@ -8,10 +8,25 @@ with one line; the `BackendError`s stay between a backend and the engine.
 from __future__ import annotations
 
 _LONGEST_MESSAGE = 500
+_LONGEST_REASON = 250
 
 
 class RerankerError(Exception):
     """Base of all errors of this package; `str(error)` is one line fit for a user."""
+
+
+def reason(error: Exception) -> str:
+    """What an exception of a library says, on one line that ends with a whole sentence or word."""
+    return shortened(str(error)) or type(error).__name__
+
+
+def shortened(text: str, most: int = _LONGEST_REASON) -> str:
+    """A text on one line of at most so many characters, cut behind a sentence, else behind a word."""
+    line = " ".join(text.split())
+    if len(line) <= most:
+        return line
+    cut = line[:most]
+    return cut[: max(cut.rfind(". ") + 1, 0)] or cut.rpartition(" ")[0] + " …"
 
 
 # --- the process cannot start ------------------------------------------------------------

@@ -6,11 +6,11 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.cpu import cores
+from reranker_serve.collection import no_collections
 from reranker_serve.errors import OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.model_files.find import opened
@@ -36,8 +36,9 @@ def _load(files: ModelFiles, settings: Settings) -> Scorer:
     wanted = {**policy.environment_before_torch(), "RAYON_NUM_THREADS": str(threads)}  # of tokenizers
     os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
-    with _no_collections():
+    with no_collections():
         from reranker_serve.backends.torch.load import load as load_backend  # seconds of import, only needed here
+    gc.freeze()  # its modules are there to stay
 
     backend = load_backend(
         checkpoint,
@@ -85,17 +86,3 @@ def _seconds(backend: Backend, items: Sequence[EncodedItem]) -> float:
     start = time.monotonic()
     backend.forward(items)
     return time.monotonic() - start
-
-
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Import without the garbage collector, which else looks at ever more modules again and again.
-
-    They are there to stay, so no collection looks at them later, either.
-    """
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()

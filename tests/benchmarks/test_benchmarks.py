@@ -212,23 +212,6 @@ def test_the_server_is_measured(data: Path, tmp_path: Path) -> None:
     assert "| tiny: 10 documents alone |" in (tmp_path / "results" / "server.md").read_text()
 
 
-SHAPES_TRIED = ("tiny", "tiny-yes-no")
-
-
-def test_the_gpus_benchmark_runs(data: Path, tmp_path: Path) -> None:
-    arguments = ["--device", "cpu", "--shape", *SHAPES_TRIED, "--rounds", "1", "--pairs", "12"]
-    command = [sys.executable, "-m", "benchmarks.gpu", *arguments, "--work", str(tmp_path), "--output", str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    result = json.loads((tmp_path / "gpu.json").read_text())
-    took_part = {(one["shape"], one["contestant"]) for one in result["passes"]}
-    everyone = {(shape, name) for shape in SHAPES_TRIED for name in ("ours", "sentence-transformers", "transformers")}
-    assert took_part == everyone - {("tiny-yes-no", "sentence-transformers")}
-    assert list(result["absent"]) == ["tiny-yes-no sentence-transformers"]
-    assert all(one["pairs"] == 12 and one["seconds"] > 0 and one["operations"] > 0 for one in result["passes"])
-    assert "| tiny | ours |" in done.stdout
-
-
 def test_a_shared_query_is_counted_once() -> None:
     shape = SHAPES["qwen3-0.6b"]
     assert shape.operations_behind(0, 100) == shape.operations(100)

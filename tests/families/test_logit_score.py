@@ -25,6 +25,7 @@ from reranker_serve.families.prompts import CTXL_V2, QWEN3_RERANKER
 from reranker_serve.types import FloatArray, Scorer
 from tests.checkpoints import load_scorer, save_language_model
 from tests.families.test_yes_no_parity import TOLERANCE, encode, ours, text
+from tests.machine import needs_bfloat16
 from tests.published import MAX_LENGTH
 
 TOLD = "Find what is asked for"
@@ -93,6 +94,11 @@ LOGIT_SCORES: dict[str, tuple[Template, str, str | None, dict[str, Any], str]] =
     "ctxl": (CTXL, "!", None, {}, "ctxl-rerank-v2"),
     "ctxl instructed": (CTXL, "!", None, {"prompts": {"q": TOLD}, "default_prompt_name": "q"}, "ctxl-rerank-v2"),
 }
+
+
+@needs_bfloat16
+def test_a_head_takes_the_states_of_a_model_in_half_precision(tmp_path: Path) -> None:
+    assert load_scorer(save_head(tmp_path / "model", QWEN3), use_fp16="true").backend.dtype == "bfloat16"
 
 
 @pytest.fixture(scope="module", params=[*LOGIT_SCORES, "head"])

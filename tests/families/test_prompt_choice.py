@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -10,9 +11,10 @@ import pytest
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError, StartupError
 from reranker_serve.families.language_models import choose_prompt
-from reranker_serve.families.prompts import QWEN3_RERANKER
+from reranker_serve.families.prompts import MXBAI_V2, PROMPTS, QWEN3_RERANKER, Prompt
 from tests.checkpoints import load_scorer, qwen, save_language_model, wordpiece
 from tests.conftest import fake_settings
+from tests.families.test_logit_score import ROLES
 
 
 def refusal(folder: Path, **settings: str) -> str:
@@ -35,6 +37,20 @@ def shaped(folder: Path, **values: int) -> Checkpoint:
     """A Qwen3 of the shape of Qwen3-Reranker-0.6B, unless `values` say otherwise; only its configuration."""
     shape = {"vocab_size": 151_669, "hidden_size": 1024, "num_hidden_layers": 28} | values
     return Checkpoint(folder, {"architectures": ["Qwen3ForCausalLM"], "model_type": "qwen3", **shape})
+
+
+def as_template(prompt: Prompt) -> str:
+    """The prompt as a chat template, whose system message is the instruction."""
+    template = ROLES
+    for piece in prompt.pieces:
+        before, name, after = re.fullmatch(r"(.*?)(?:\{(\w+)\}(.*))?", piece, re.DOTALL).groups()  # type: ignore[union-attr]
+        if name is None:
+            template += f"{{{{- {json.dumps(piece)} -}}}}"
+            continue
+        said = "system" if name == "instruction" else name
+        shown = f"{{{{- {json.dumps(before)} ~ ns.{said} ~ {json.dumps(after)} -}}}}"
+        template += f"{{%- if ns.system -%}}{shown}{{%- endif -%}}" if name == "instruction" else shown
+    return template
 
 
 def chat(folder: Path) -> Path:
@@ -77,17 +93,14 @@ def test_a_downloaded_repository_is_known_by_its_folder(tmp_path: Path) -> None:
 
 def test_a_chat_template_that_holds_the_prompt_tells(tmp_path: Path) -> None:
     folder = change(save_language_model("mxbai", tmp_path), _name_or_path=None)
-    template = "{{ 'You are a search relevance expert who evaluates how well documents match search queries.' }}"
-    (folder / "chat_template.jinja").write_text(template)
+    (folder / "chat_template.jinja").write_text(as_template(MXBAI_V2))
     assert load_scorer(folder, max_length="1024").family.prompt == "mxbai-rerank-v2"
 
 
 @pytest.mark.parametrize(("name", "prompt"), [("ctxl", "ctxl-rerank-v2"), ("ctxl-6b", "ctxl-rerank-v2-6b")])
 def test_of_two_prompts_with_the_same_words_it_is_that_of_such_a_model(tmp_path: Path, name: str, prompt: str) -> None:
     folder = change(save_language_model(name, tmp_path), _name_or_path=None)
-    (folder / "chat_template.jinja").write_text(
-        "Check whether a given document contains information helpful to answer the query."
-    )
+    (folder / "chat_template.jinja").write_text(as_template(PROMPTS[prompt]))
     assert load_scorer(folder, max_length="1024").family.prompt == prompt
 
 

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from reranker_serve.errors import ModelError
+from reranker_serve.errors import ModelError, reason
 from reranker_serve.families.template import Template, join
 from reranker_serve.types import EncodedItem, TokenArray
 
@@ -63,7 +63,7 @@ def require_agreement(
     try:
         different = next(filter(_differ, _compared(encoder, published, own, control)), None)
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise ModelError(f"the tokenizer in {folder} fails at ordinary text: {' '.join(str(error).split())}") from None
+        raise ModelError(f"the tokenizer in {folder} fails at ordinary text: {reason(error)}") from None
     if different is None:
         return
     text, mine, theirs = different

@@ -14,10 +14,11 @@ from reranker_serve.types import WHOLE, Cut, Encoded, FloatArray, Token
 
 @dataclass(frozen=True, slots=True)
 class PairConfig:
-    """What the metadata of sentence-transformers says of the texts of a pair."""
+    """What the metadata of sentence-transformers says of the texts of a pair, and of how long one is, in tokens."""
 
     query_prompt: str = ""
     lowercase: bool = False
+    max_length: float | None = None
 
 
 class CrossEncoder:

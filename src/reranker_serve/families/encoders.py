@@ -6,9 +6,9 @@ from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
 from reranker_serve.families.bi_encoder import BiEncoder, read_embedding_config
 from reranker_serve.families.cross_encoder import CrossEncoder, TwoLabels
-from reranker_serve.families.kinds import Kind, check_positions, refuse_prompt
+from reranker_serve.families.kinds import Kind, check_encoder, narrowed, refuse_prompt
 from reranker_serve.families.labels import relevant_label
-from reranker_serve.families.modular import has_head, read_head, read_pair_config
+from reranker_serve.families.modular import check_modules, has_head, read_head, read_pair_config
 from reranker_serve.families.tokenizer import TextEncoder
 from reranker_serve.families.transformer_module import check_transformer, read_max_length
 from reranker_serve.settings import Settings
@@ -51,7 +51,7 @@ def _cross_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) 
     refuse_prompt(checkpoint, settings)
     texts, relevant = read_pair_config(checkpoint), relevant_label(checkpoint)
     encoder = _encoder(checkpoint, settings, texts.lowercase, texts.query_prompt)
-    most = _narrowed(max_length, encoder.longest, settings)
+    most = narrowed(max_length, texts.max_length or encoder.longest, settings)
     if relevant is None:
         return CrossEncoder(encoder, most, query_prompt=texts.query_prompt)
     return TwoLabels(encoder, most, relevant, texts.query_prompt)
@@ -61,7 +61,7 @@ def _modular_cross_encoder(checkpoint: Checkpoint, settings: Settings, max_lengt
     refuse_prompt(checkpoint, settings)
     texts = read_pair_config(checkpoint)
     encoder = _encoder(checkpoint, settings, texts.lowercase, texts.query_prompt)
-    most = _narrowed(max_length, read_max_length(checkpoint), settings)
+    most = narrowed(max_length, read_max_length(checkpoint), settings)
     return CrossEncoder(encoder, most, read_head(checkpoint), texts.query_prompt)
 
 
@@ -74,7 +74,7 @@ def _bi_encoder(checkpoint: Checkpoint, settings: Settings, max_length: int) -> 
             f"{checkpoint.folder / 'tokenizer_config.json'}: truncation_side is left, which would take the prompt of an"
             " embedding model: it is not supported; set it to right, and long texts lose their end"
         )
-    return BiEncoder(encoder, config, checkpoint.hidden_size, _narrowed(max_length, config.max_length, settings))
+    return BiEncoder(encoder, config, checkpoint.hidden_size, narrowed(max_length, config.max_length, settings))
 
 
 def _encoder(checkpoint: Checkpoint, settings: Settings, lowercase: bool, *prompts: str) -> TextEncoder:
@@ -82,18 +82,14 @@ def _encoder(checkpoint: Checkpoint, settings: Settings, lowercase: bool, *promp
     return TextEncoder(folder, checkpoint.vocabulary, own=prompts, lowercase=lowercase, trusted=trusted)
 
 
-def _narrowed(max_length: int, declared: float | None, settings: Settings) -> int:
-    """No more tokens than a folder declares, unless more were asked for."""
-    return int(min(max_length, declared)) if declared and "max_length" not in settings.model_fields_set else max_length
-
-
 def _check_classifier(checkpoint: Checkpoint) -> None:
-    check_positions(checkpoint)
+    check_encoder(checkpoint)
+    check_modules(checkpoint, "sequence-classification", "Transformer")
     relevant_label(checkpoint)
 
 
 def _check_modules(checkpoint: Checkpoint) -> None:
-    check_positions(checkpoint)
+    check_encoder(checkpoint)
     if not checkpoint.has_modules:
         raise ModelError(
             f"{checkpoint.folder}: {checkpoint.architecture} is served as an embedding model and needs the modules.json"
@@ -102,7 +98,7 @@ def _check_modules(checkpoint: Checkpoint) -> None:
 
 
 def _check_head(checkpoint: Checkpoint) -> None:
-    check_positions(checkpoint)
+    check_encoder(checkpoint)
     check_transformer(checkpoint)
     read_head(checkpoint)
 

@@ -10,6 +10,9 @@ from reranker_serve.families.kinds import check_one_label
 
 _RELEVANT = {"relevant"}
 _IRRELEVANT = {"irrelevant", "notrelevant", "nonrelevant"}
+_NO, _YES = {"no", "false", *_IRRELEVANT}, {"yes", "true", *_RELEVANT}
+# Names that say nothing: LABEL_0 and 0, as letters only.
+_NAMELESS: tuple[list[str], ...] = (["label", "label"], ["", ""], [])
 # Of models of natural language inference, which tell whether one text follows from the other.
 _INFERENCE = {"entailment", "notentailment", "contradiction", "neutral"}
 
@@ -32,6 +35,18 @@ def relevant_label(checkpoint: Checkpoint) -> int | None:
         f"{checkpoint.folder}: a reranker has one label, this classifier has two ({named}), and nothing tells which of"
         " them means relevant: if it is a reranker, call them irrelevant and relevant in id2label of its config.json"
     )
+
+
+def check_no_then_yes(checkpoint: Checkpoint) -> None:
+    """Raises `ModelError` unless two labels mean no and yes, in this order, as language models are converted."""
+    labels = _names(checkpoint)
+    if labels not in _NAMELESS and not (labels[0] in _NO and labels[1] in _YES):
+        named = " and ".join(map(str, checkpoint.config["id2label"].values()))
+        raise ModelError(
+            f"{checkpoint.folder / 'config.json'}: id2label names {named}, but of two labels of a language model the"
+            " second means yes: it is no reranker of a kind that is served"
+        )
+    _check_problem_type(checkpoint)
 
 
 def _check_problem_type(checkpoint: Checkpoint) -> None:

@@ -6,10 +6,20 @@ from typing import Any
 
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError, SettingsError
-from reranker_serve.families.kinds import Kind, check_one_label, refuse_prompt
-from reranker_serve.families.modular import has_head, read_head, read_pair_config
+from reranker_serve.families.chat_template import chat_templates, require_words
+from reranker_serve.families.kinds import (
+    Kind,
+    check_frequencies,
+    check_one_label,
+    narrowed,
+    refuse_prompt,
+    require_values,
+)
+from reranker_serve.families.labels import check_no_then_yes
+from reranker_serve.families.modular import check_modules, has_head, read_head, read_pair_config
 from reranker_serve.families.modules import Module, read_modules, read_tensor_layer
 from reranker_serve.families.prompts import NEMOTRON, PROMPTS, Prompt
+from reranker_serve.families.transformer_module import check_transformer
 from reranker_serve.families.yes_no import YesNo
 from reranker_serve.readouts import ClassifierReadout, HeadReadout, NextTokenReadout, Pooling, Readout
 from reranker_serve.settings import Settings
@@ -61,16 +71,18 @@ def _modular(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Fam
 
 
 def _build(checkpoint: Checkpoint, settings: Settings, max_length: int, readout: Readout | None) -> Family:
-    prompt = choose_prompt(checkpoint, settings)
+    prompt, texts = choose_prompt(checkpoint, settings), read_pair_config(checkpoint)
+    if settings.prompt is None:
+        require_words(checkpoint, prompt, texts.query_prompt)
     if settings.instruction is not None and not prompt.takes_instruction:
         raise SettingsError(f"RERANKER_INSTRUCTION is set, but the prompt {prompt.name} has no place for one: unset it")
     return YesNo(
         checkpoint.folder,
         prompt,
-        max_length,
+        narrowed(max_length, texts.max_length, settings),
         shift=prompt.shift_of(checkpoint.hidden_size),
         readout=readout,
-        instruction=read_pair_config(checkpoint).query_prompt or None,
+        instruction=texts.query_prompt or None,
         trusted=settings.trust_text,
     )
 
@@ -122,23 +134,31 @@ def _declares(checkpoint: Checkpoint, prompt: Prompt, served_name: str) -> bool:
     names = {served_name, config.get("_name_or_path"), checkpoint.folder.name}
     if names & {name for repository in prompt.repositories for name in (repository, repository.replace("/", "_"))}:
         return True
-    if prompt.sign is not None and prompt.sign in _chat_template(checkpoint):
+    if prompt.sign is not None and any(prompt.sign in text for text in chat_templates(checkpoint)):
         return True
     # sentence-transformers' metadata speaks for another prompt, or for an embedding model.
     shape = (config.get("vocab_size"), checkpoint.hidden_size, config.get("num_hidden_layers"))
     return config.get("model_type") == prompt.model_type and shape in prompt.shapes and not checkpoint.has_modules
 
 
-def _chat_template(checkpoint: Checkpoint) -> str:
-    paths = [checkpoint.folder / name for name in ("chat_template.jinja", "tokenizer_config.json")]
-    return "\n".join(path.read_text(encoding="utf-8", errors="replace") for path in paths if path.is_file())
+def _check_causal(checkpoint: Checkpoint) -> None:
+    """All documents share what stands before them, which must not depend on them."""
+    wanted = {"is_causal": True, "use_bidirectional_attention": False}
+    require_values(checkpoint, wanted, "such a language model sees backwards only")
+    check_frequencies(checkpoint)
 
 
 def _check_answers(checkpoint: Checkpoint) -> None:
+    _check_causal(checkpoint)
+    check_modules(checkpoint, "text-generation", "Transformer", "LogitScore")
     read_answers(checkpoint)
 
 
 def _check_one_or_two_labels(checkpoint: Checkpoint) -> None:
+    _check_causal(checkpoint)
+    check_modules(checkpoint, "sequence-classification", "Transformer")
+    if checkpoint.labels == 2:
+        check_no_then_yes(checkpoint)
     if checkpoint.labels not in (1, 2):
         raise ModelError(
             f"{checkpoint.folder}: a reranker has one label, or one for no and one for yes, this classifier has"
@@ -147,6 +167,8 @@ def _check_one_or_two_labels(checkpoint: Checkpoint) -> None:
 
 
 def _check_last_token(checkpoint: Checkpoint) -> None:
+    _check_causal(checkpoint)
+    check_transformer(checkpoint)
     mode = read_head(checkpoint).mode
     if mode != "last":
         raise ModelError(
@@ -156,6 +178,7 @@ def _check_last_token(checkpoint: Checkpoint) -> None:
 
 
 def _check_bidirectional(checkpoint: Checkpoint) -> None:
+    check_frequencies(checkpoint)
     _temperature(checkpoint)
     check_one_label(checkpoint)
 

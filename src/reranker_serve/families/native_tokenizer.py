@@ -6,25 +6,22 @@ control tokens over it, in another way for each tokenizer class. So transformers
 
 from __future__ import annotations
 
-import gc
 import logging
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
-from reranker_serve.errors import ModelError
+from reranker_serve.collection import no_collections
+from reranker_serve.errors import ModelError, reason
 
 logger = logging.getLogger(__name__)
 
 _OLDER_VOCABULARIES = ("vocab.txt", "vocab.json", "*.model", "*.codes")
 _SENTENCEPIECE = ("sentencepiece", "google.protobuf")
 _MODEL_TYPE = re.compile(r'"model"\s*:\s*\{\s*"type"\s*:\s*"(\w+)"')
-_LONGEST_REASON = 250
 
 
 def read_published(folder: Path) -> Any:
@@ -44,7 +41,7 @@ def read_published(folder: Path) -> Any:
     try:
         tokenizer = _read(folder)
     except Exception as error:
-        return _read_file_alone(folder, _reason(error))
+        return _read_file_alone(folder, reason(error))
     made = type(_with_backend(tokenizer, folder).backend_tokenizer.model).__name__
     if declared not in (None, made):
         # Some classes rebuild the tokenizer from its vocabulary, and this vocabulary is of another kind.
@@ -62,25 +59,13 @@ def _model_type(file: Path) -> str | None:
 
 
 def _read(folder: Path) -> Any:
-    with _no_collections():
+    with no_collections():
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
 
 
-@contextmanager
-def _no_collections() -> Iterator[None]:
-    """Without the garbage collector, which looks at each of the 250,000 pieces of a vocabulary again and again."""
-    enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if enabled:
-            gc.enable()
-
-
-def _read_file_alone(folder: Path, reason: str) -> Any:
+def _read_file_alone(folder: Path, why: str) -> Any:
     """The tokenizer.json, and of the other files the control tokens only, as transformers 4 would read it."""
     from transformers import PreTrainedTokenizerFast
 
@@ -88,7 +73,7 @@ def _read_file_alone(folder: Path, reason: str) -> Any:
         tokenizer = PreTrainedTokenizerFast.from_pretrained(folder, local_files_only=True)
     except Exception as error:
         raise _unreadable(folder, error) from None
-    logger.warning("%s: using tokenizer.json, not the class that tokenizer_config.json names: %s", folder, reason)
+    logger.warning("%s: using tokenizer.json, not the class that tokenizer_config.json names: %s", folder, why)
     return tokenizer
 
 
@@ -122,11 +107,6 @@ def _installed(name: str) -> bool:
 
 def _unreadable(folder: Path, error: Exception) -> ModelError:
     return ModelError(
-        f"the tokenizer in {folder} cannot be loaded: {_reason(error)} (add its tokenizer.json, or download the model"
+        f"the tokenizer in {folder} cannot be loaded: {reason(error)} (add its tokenizer.json, or download the model"
         " again)"
     )
-
-
-def _reason(error: Exception) -> str:
-    reason = " ".join(str(error).split()) or type(error).__name__
-    return reason if len(reason) <= _LONGEST_REASON else f"{reason[:_LONGEST_REASON].rsplit(' ', 1)[0]} ..."

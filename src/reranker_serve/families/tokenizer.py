@@ -17,6 +17,7 @@ import json
 import re
 import secrets
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ import numpy as np
 from tokenizers import Tokenizer, normalizers
 from tokenizers.models import Unigram
 
-from reranker_serve.errors import ModelError
+from reranker_serve.errors import ModelError, reason
 from reranker_serve.families.agreement import require_agreement
 from reranker_serve.families.native_tokenizer import read_published
 from reranker_serve.families.template import Template, join, pair_template, single_template
@@ -75,6 +76,8 @@ class TextEncoder:
         _require_letters(backend, folder)
         self.single = single_template(backend)
         self.pair = pair_template(backend)
+        if "token_type_ids" not in published.model_input_names:  # then the model has none of them, and takes all for 0
+            self.pair = replace(self.pair, second_type_from_middle=False)
         self.truncation_side: Literal["left", "right"] = published.truncation_side
         self._folder = folder
         self._longest: float = published.model_max_length
@@ -214,7 +217,7 @@ def _respelled(backend: Tokenizer, spelling: Mapping[str, str], folder: Path) ->
     try:
         return Tokenizer.from_str(f"{json.dumps(description)[:-1]}, {_respelled_model(text[at:], spelling)}")
     except Exception as error:  # the tokenizers library raises bare Exception
-        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {' '.join(str(error).split())}") from None
+        raise ModelError(f"the tokenizer in {folder} cannot be loaded: {reason(error)}") from None
 
 
 def _respelled_model(text: str, spelling: Mapping[str, str]) -> str:

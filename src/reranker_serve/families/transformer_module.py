@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from reranker_serve.checkpoint import Checkpoint
 from reranker_serve.errors import ModelError
@@ -24,9 +24,14 @@ _HARMLESS = {
     *("unpad_inputs", "use_cache", "use_fast", "use_memory_efficient_attention", "use_safetensors"),
 }
 _SIDES = ("query_length", "document_length", "query_expansion")
-_EMPTY = ("processing_kwargs", "tokenizer_name_or_path")
-_ONLY = {"transformer_task": "feature-extraction", "module_output_name": "token_embeddings"}
-_OF_TEXT = {"method": "forward", "method_output_name": "last_hidden_state"}
+_EMPTY = ("tokenizer_name_or_path",)
+Task = Literal["feature-extraction", "sequence-classification", "text-generation"]
+# What comes out of the module, and of what the transformer gives it is that.
+_OUTPUTS: Mapping[Task, tuple[str, str]] = {
+    "feature-extraction": ("token_embeddings", "last_hidden_state"),
+    "sequence-classification": ("scores", "logits"),
+    "text-generation": ("causal_logits", "logits"),
+}
 
 
 def read_transformer(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
@@ -38,22 +43,25 @@ def read_transformer(checkpoint: Checkpoint) -> tuple[str, dict[str, Any]]:
     return TRANSFORMER_FILES[0], {}
 
 
-def check_transformer(checkpoint: Checkpoint, *, sided: bool = False) -> None:
-    """Raises `ModelError` for what would change the vectors of a text's tokens and is not computed here.
+def check_transformer(checkpoint: Checkpoint, *, task: Task = "feature-extraction", sided: bool = False) -> None:
+    """Raises `ModelError` for what would change what comes out of a `task` and is not computed here.
 
     `sided` where query and document may have lengths of their own.
     """
     name, declared = read_transformer(checkpoint)
     path, empty = checkpoint.folder / name, (*_EMPTY, *(() if sided else _SIDES))
+    output, given = _OUTPUTS[task]
+    only = {"transformer_task": task, "module_output_name": output}
+    only_of_text = {"method": "forward", "method_output_name": given}
     for key, value in declared.items():
         if key in _ARGUMENTS:
             _check_arguments(path, key, value)
-        elif value != _ONLY.get(key, value) or (key in empty and value):
+        elif value != only.get(key, value) or (key in empty and value) or _changes_texts(key, value):
             raise ModelError(f"{path}: {key} is {value!r}, which is not supported")
     modalities = declared.get("modality_config")
     text = modalities.get("text") if isinstance(modalities, dict) else modalities
-    if text not in (None, _OF_TEXT):
-        raise ModelError(f"{path}: modality_config has {text!r} for texts; supported is {_OF_TEXT!r}")
+    if text not in (None, only_of_text):
+        raise ModelError(f"{path}: modality_config has {text!r} for texts; supported is {only_of_text!r}")
 
 
 def read_max_length(checkpoint: Checkpoint) -> float | None:
@@ -73,6 +81,13 @@ def read_max_length(checkpoint: Checkpoint) -> float | None:
 
 def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
     return checkpoint.read_object("tokenizer_config.json")
+
+
+def _changes_texts(key: str, value: Any) -> bool:
+    """What a chat template is given is not text, see `chat_template.py`."""
+    if key != "processing_kwargs" or not value:
+        return False
+    return not isinstance(value, dict) or any(found for part, found in value.items() if part != "chat_template")
 
 
 def _check_arguments(path: Path, key: str, value: Any) -> None:

@@ -106,10 +106,11 @@ class YesNo:
         self.prompt = prompt.name
         self.takes_instruction = prompt.takes_instruction
         self._template = prompt
-        self._default_instruction = instruction or prompt.instruction
         self._shift = shift
-        own = [_FIELD.sub("x", piece) for piece in prompt.pieces]
+        told = instruction or prompt.instruction or ""
+        own = [*(_FIELD.sub("x", piece) for piece in prompt.pieces), told]
         self._encoder = TextEncoder(folder, own=own, control=prompt.control, trusted=trusted)
+        self._default_instruction = self._encoder.own(told)
         self._fixed = _read_template(self._encoder, folder, prompt)
         published = NextTokenReadout(_ids_of(prompt.answers, self._fixed))
         self.readout = readout or published

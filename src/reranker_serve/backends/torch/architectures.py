@@ -121,5 +121,5 @@ def reader(model: Any, architecture: Architecture, readout: Readout, layers: nn.
     if isinstance(readout, ClassifierReadout):
         return lambda rows: architecture.head(model, rows[:, None])
     if isinstance(readout, HeadReadout):
-        return layers
+        return lambda rows: layers(rows.float())
     return lambda rows: rows

@@ -19,7 +19,7 @@ from reranker_serve.backends.torch.memory import limit_memory, release_memory
 from reranker_serve.backends.torch.probe import NotFinite, random_items
 from reranker_serve.backends.torch.weights import load_weights, stored_precision
 from reranker_serve.checkpoint import Checkpoint
-from reranker_serve.errors import BackendError, ModelError, OutOfMemory
+from reranker_serve.errors import BackendError, ModelError, OutOfMemory, reason
 from reranker_serve.readouts import HeadReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem, count_tokens
 
@@ -92,10 +92,19 @@ def _load_in(
     except (RuntimeError, MemoryError, BackendError) as error:
         failure = error if isinstance(error, BackendError) else backend_error(error)
         if failure is None:
-            raise
+            raise _no_model(checkpoint, error) from error
         if isinstance(failure, OutOfMemory):
             raise ModelError(f"{checkpoint.folder} does not fit the memory of {device}: {failure}") from None
         raise ModelError(f"{device} cannot compute ({failure}): check it, or set RERANKER_DEVICE=cpu") from None
+    except (AttributeError, LookupError, TypeError, ValueError) as error:  # of a model's own code
+        raise _no_model(checkpoint, error) from error
+
+
+def _no_model(checkpoint: Checkpoint, error: Exception) -> ModelError:
+    return ModelError(
+        f"{checkpoint.folder / 'config.json'} is not of a model that can compute ({type(error).__name__}:"
+        f" {reason(error)}): use another version of the model"
+    )
 
 
 def _fitting_tokens(backend: TorchBackend, probe: list[EncodedItem]) -> int:

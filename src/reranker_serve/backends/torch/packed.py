@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from reranker_serve.backends.torch.architectures import Architecture, reader
 from reranker_serve.backends.torch.layout import Layout, to_device
 from reranker_serve.readouts import HeadReadout, PooledReadout, Readout, VectorsReadout
-from reranker_serve.types import EncodedItem
+from reranker_serve.types import EncodedItem, TokenArray
 
 # How long the row of a batch is: its tokens, or more where few lengths are wanted; nobody's tokens fill it.
 RowLength = Callable[[Layout], int]
@@ -50,7 +50,7 @@ class PackedForward:
         in_float32 = isinstance(readout, PooledReadout | HeadReadout | VectorsReadout)
         self._rows_dtype = torch.float32 if in_float32 else model.dtype
         self._causal = architecture.causal
-        self._first_position = model.config.pad_token_id + 1 if architecture.starts_after_padding else 0
+        self._padding: int | None = model.config.pad_token_id if architecture.starts_after_padding else None
         self._token_types = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
         # Of the last layer only the rows that are read are computed, where these are few.
         self._last_rowwise: nn.Module | None = None
@@ -60,7 +60,7 @@ class PackedForward:
     def __call__(self, items: Sequence[EncodedItem]) -> Tensor:
         device = self._base.device
         layout = Layout.of(items, self._causal, device)
-        row = _row(items, layout, self._first_position, self._row_length(layout))
+        row = _row(items, layout, self._padding, self._row_length(layout))
         ids, positions, types = to_device(row, device)[:, None]
         inputs: dict[str, Any] = {"input_ids": ids, "position_ids": positions}
         if self._token_types:
@@ -106,19 +106,27 @@ def pooling(model: Any, architecture: Architecture, readout: Readout) -> str:
     return "cls" if declared == "bos" else declared
 
 
-def _row(items: Sequence[EncodedItem], layout: Layout, first_position: int, length: int) -> NDArray[np.int64]:
-    """Ids, positions from `first_position` on, and token types of the row, [3, length]."""
+def _row(items: Sequence[EncodedItem], layout: Layout, padding: int | None, length: int) -> NDArray[np.int64]:
+    """Ids, positions (see `_positions`) and token types of the row, [3, length]."""
     ids, positions, types = row = np.zeros((3, length), dtype=np.int64)
     for item, place in zip(items, layout.places, strict=True):
         span = layout.spans[place]
         ids[span.start : span.stop] = item.ids
-        positions[span.start : span.stop] = np.arange(span.prefix, span.prefix + len(item))
+        positions[span.start : span.stop] = _positions(item.ids, span.prefix, padding)
         types[span.start + item.second_segment : span.stop] = 1
         if item.prefix is not None:
             ids[span.prefix_start : span.prefix_stop] = item.prefix
             positions[span.prefix_start : span.prefix_stop] = np.arange(span.prefix)
-    positions += first_position
     return row
+
+
+def _positions(ids: TokenArray, start: int, padding: int | None) -> NDArray[np.int64]:
+    """From `start` on; or, as RoBERTa counts, from behind the `padding` id, all tokens of which stand on it."""
+    if padding is None:
+        return np.arange(start, start + len(ids))
+    real = ids != padding
+    positions: NDArray[np.int64] = padding + np.cumsum(real) * real
+    return positions
 
 
 def _pool(hidden: Tensor, items: Sequence[EncodedItem], layout: Layout, mode: str) -> Tensor:

@@ -32,7 +32,7 @@ class PaddedForward:
         self._layers = layers
         self._vectors = vector_reader(readout, layers) if isinstance(readout, VectorsReadout) else None
         self._bucket_tokens = bucket_tokens
-        self._pad = model.config.pad_token_id or 0
+        self._pad = max(0, model.config.pad_token_id or 0)
         takes_types = "token_type_ids" in inspect.signature(model.forward).parameters
         self._token_types = takes_types and (getattr(model.config, "type_vocab_size", 0) or 0) > 1
 

@@ -24,7 +24,7 @@ from reranker_serve.backends.device import DType
 from reranker_serve.backends.torch.adapter import Adapter, adapter_of
 from reranker_serve.backends.torch.translated import translated
 from reranker_serve.checkpoint import Checkpoint
-from reranker_serve.errors import ModelError
+from reranker_serve.errors import ModelError, shortened
 from reranker_serve.readouts import (
     ClassifierReadout,
     HeadReadout,
@@ -34,7 +34,6 @@ from reranker_serve.readouts import (
     VectorsReadout,
 )
 
-_LONGEST_REASON = 300
 # Of transformers: to run a repository's code, or to install what reads quantized weights.
 _OTHERS_ADVICE = re.compile(r"trust_remote_code|custom code|inspect the repository|pip install", re.IGNORECASE)
 
@@ -145,7 +144,16 @@ def _read(
     finally:
         transformers_logging.set_verbosity(verbosity)
     _require_fit(folder, report, lambda name: adapter is not None and adapter.brings(name))
+    _answer_with_names(model)
     return model
+
+
+def _answer_with_names(model: Any) -> None:
+    """Whatever a configuration says of how a model computes and answers, not of what."""
+    model.config.return_dict = True
+    for module in model.modules():
+        if getattr(module, "chunk_size_feed_forward", 0):
+            module.chunk_size_feed_forward = 0  # wants lengths that are a multiple of it
 
 
 def _reason(error: Exception) -> str:
@@ -154,10 +162,7 @@ def _reason(error: Exception) -> str:
     kept = " ".join(takewhile(lambda sentence: not _OTHERS_ADVICE.search(sentence), sentences)).rstrip(":; ")
     if not kept:
         return "it needs code or packages of its own, which are not used here"
-    if len(kept) <= _LONGEST_REASON:
-        return kept
-    cut = kept[:_LONGEST_REASON]
-    return cut[: max(cut.rfind(". ") + 1, 0)] or cut.rpartition(" ")[0] + " …"
+    return shortened(kept)
 
 
 def _require_fit(folder: Path, report: Any, brought: Callable[[str], bool]) -> None:

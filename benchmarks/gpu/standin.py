@@ -1,0 +1,58 @@
+"""A backend around another: counts what it raises, and where there is no GPU raises what a GPU would."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+from reranker_serve.errors import BackendLost, OutOfMemory
+from reranker_serve.types import Backend, EncodedItem, Outputs, OverlappingBackend, Scorer, count_tokens
+
+
+class Watched:
+    """`out_of_memory` is how often it was; `fits`: more tokens are out of memory; `lost`: nothing is computed."""
+
+    def __init__(self, backend: Backend) -> None:
+        self._backend = backend
+        self.device, self.dtype, self.attention = backend.device, backend.dtype, backend.attention
+        self.batch_token_cap = backend.batch_token_cap
+        self.out_of_memory, self.passes = 0, 0
+        self.fits: int | None = None
+        self.lost = False
+
+    def forward(self, items: Sequence[EncodedItem]) -> Outputs:
+        self._check(items)
+        return self._counted(lambda: self._backend.forward(items))
+
+    def _check(self, items: Sequence[EncodedItem]) -> None:
+        self.passes += 1
+        if self.lost:
+            raise BackendLost("the stand-in for a GPU is lost")
+        if self.fits is not None and count_tokens(items) > self.fits:
+            self.out_of_memory += 1
+            raise OutOfMemory("the stand-in for a GPU is full")
+
+    def _counted(self, run: Callable[[], Outputs]) -> Outputs:
+        try:
+            return run()
+        except OutOfMemory:
+            self.out_of_memory += 1
+            raise
+
+
+class WatchedOverlapping(Watched):
+    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], Outputs]:
+        assert isinstance(self._backend, OverlappingBackend)
+        self._check(items)
+        try:
+            result = self._backend.begin(items)
+        except OutOfMemory:
+            self.out_of_memory += 1
+            raise
+        return lambda: self._counted(result)
+
+
+def watched(scorer: Scorer) -> tuple[Scorer, Watched]:
+    kind = WatchedOverlapping if isinstance(scorer.backend, OverlappingBackend) else Watched
+    backend = kind(scorer.backend)
+    return replace(scorer, backend=backend), backend
