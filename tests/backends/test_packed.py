@@ -75,9 +75,10 @@ def set_block(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_numbers_that_are_none_stay_within_their_sequence(dtype: torch.dtype, broken: float) -> None:
+@pytest.mark.parametrize("place", range(len(LENGTHS)))
+def test_numbers_that_are_none_stay_within_their_sequence(dtype: torch.dtype, broken: float, place: int) -> None:
     layout = Layout.of(items(LENGTHS, [None] * len(LENGTHS)), False, CPU)
-    poisoned = layout.spans[3]
+    poisoned = layout.spans[place]
     states = torch.randn(3, 4, layout.spans[-1].stop, 8).to(dtype)
     states[..., poisoned.start : poisoned.stop, :] = broken
     out = attend_per_segment(*states, 8**-0.5, layout, None)
@@ -112,6 +113,22 @@ def test_packed_attention_is_attention_within_each_sequence_and_its_prefix(
     got = attend_per_segment(query[0], key[0], value[0], scale, layout, window)[None]
     assert got.dtype is dtype
     torch.testing.assert_close(got.float(), expected, atol=tolerance, rtol=0)
+
+
+def test_short_sequences_in_one_product_are_what_they_are_alone() -> None:
+    """In bfloat16: 23 of up to 16 tokens, which make groups of 16, 4 and single ones, and a longer one between them."""
+    lengths = [*range(1, 12), 40, *range(5, 17)]
+    sequences = [
+        EncodedItem(item.ids, len(item), unseen=len(item) // 3) for item in items(lengths, [None] * len(lengths))
+    ]
+    layout = Layout.of(sequences, False, CPU)
+    torch.manual_seed(0)
+    states = torch.randn(3, 4, layout.tokens, 8).bfloat16()
+    together = attend_per_segment(*states.clone(), 8**-0.5, layout, None)
+    for item, span in zip(sequences, layout.spans, strict=True):
+        own = states[:, :, span.start : span.stop].clone()
+        alone = attend_per_segment(*own, 8**-0.5, Layout.of([item], False, CPU), None)
+        torch.testing.assert_close(together[span.start : span.stop], alone, atol=1e-2, rtol=0)
 
 
 def test_a_long_sequence_is_attended_to_without_a_mask_of_its_square() -> None:

@@ -11,8 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from reranker_serve.families.prompts import QWEN3_RERANKER
 from tests.adapters import save_adapter
 from tests.checkpoints import load_scorer, save_cross_encoder, save_language_model
+from tests.families.test_prompt_choice import as_template
 from tests.server.hub import REVISION, hub
 from tests.server.processes import CLI, environment
 
@@ -79,8 +81,8 @@ def in_the_hubs_cache(home: Path, files: Path, revision: str = REVISION) -> Path
 
 def test_all_that_a_model_is_read_from_is_fetched_and_nothing_else(tmp_path: Path) -> None:
     published = save_language_model("qwen3", tmp_path / "published")
-    sign = "Judge whether the Document meets the requirements based on the Query and the Instruct provided."
-    (published / "chat_template.jinja").write_text(sign)
+    template = as_template(QWEN3_RERANKER).replace("system=''", f"system='{QWEN3_RERANKER.instruction}'")
+    (published / "chat_template.jinja").write_text(template)
     (published / "modules.json").write_text("[]")
     wanted = [
         "artifact.metadata",

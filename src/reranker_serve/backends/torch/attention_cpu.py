@@ -1,15 +1,23 @@
-"""Attention of a packed batch on a CPU: one span after the other."""
+"""Attention of a packed batch on a CPU: one span after the other, but short ones of like length together."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
 from reranker_serve.backends.torch.attention_span import QUERY_BLOCK, attend_span
-from reranker_serve.backends.torch.layout import Layout
+from reranker_serve.backends.torch.layout import Layout, Span
 
 # A kernel is made for every new shape of a product, which takes a millisecond and most of a megabyte.
 _LENGTH_STEP = 16
+# So many spans in a product, the most first; of longer ones each has enough to compute by itself.
+_TOGETHER = (64, 16, 4)
+_LONGEST_TOGETHER = 96
+# More scores at once would not fit a cache.
+_SCORES_TOGETHER = 1 << 20
 
 
 def attend_per_segment(
@@ -34,25 +42,70 @@ def reach(layout: Layout) -> int:
 
 
 def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, out: Tensor) -> None:
-    """Each span to all it may see of itself and nothing else, in products of few different shapes, into `out`.
+    """Each span to all it may see of itself and nothing else, in products of few different shapes, into `out`."""
+    alone = []
+    for length, spans in _like_lengths(layout.spans).items():
+        sizes = [size for size in _TOGETHER if size * len(query) * length**2 <= _SCORES_TOGETHER]
+        for group in _groups(spans, sizes if length <= _LONGEST_TOGETHER else []):
+            if len(group) == 1:
+                alone += group
+            else:
+                _attend_together(query, key, value, scale, group, length, out)
+    for span in sorted(alone, key=lambda span: -span.start):
+        _attend_alone(query, key, value, scale, span, out)
 
-    Lengths are rounded up: the rows and keys too many are those of whoever comes next in the
-    row. The keys are hidden, and their values set to zero, so that not even a NaN comes
-    through: from the last span to the first, when nobody needs them any more.
+
+def _like_lengths(spans: Sequence[Span]) -> dict[int, list[Span]]:
+    """By the length to which theirs is rounded up."""
+    found: dict[int, list[Span]] = {}
+    for span in spans:
+        found.setdefault(_rounded(span.stop - span.start), []).append(span)
+    return found
+
+
+def _groups(spans: Sequence[Span], sizes: Sequence[int]) -> Iterator[Sequence[Span]]:
+    """As many as one of `sizes`, the most first; what is left one by one."""
+    start = 0
+    for size in [*sizes, 1]:
+        while len(spans) - start >= size:
+            yield spans[start : start + size]
+            start += size
+
+
+def _attend_together(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, spans: Sequence[Span], length: int, out: Tensor
+) -> None:
+    """Spans of up to `length` tokens: a shorter one's last token stands there again, hidden as a key."""
+    starts, stops, keys = np.array([(span.start, span.stop, span.keys) for span in spans]).T[:, :, None]
+    places = np.arange(length)
+    rows = torch.from_numpy(np.minimum(starts + places, stops - 1).ravel())
+    hidden = torch.from_numpy(places >= keys)[:, None]
+    shape = len(spans), length, len(query), query.shape[-1]
+    q, k, v = (part.transpose(0, 1)[rows].view(shape).transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    v.unflatten(0, (len(spans), -1)).masked_fill_(hidden[..., None], 0)
+    scores = torch.bmm(q * scale, k.transpose(1, 2))
+    scores.unflatten(0, (len(spans), -1)).masked_fill_(hidden[:, :, None], float("-inf"))
+    part = torch.bmm(torch.softmax(scores, dim=-1), v)
+    out[rows] = part.unflatten(0, (len(spans), -1)).transpose(1, 2).flatten(0, 1)
+
+
+def _attend_alone(query: Tensor, key: Tensor, value: Tensor, scale: float, span: Span, out: Tensor) -> None:
+    """Rows and keys that are too many, as lengths are rounded up, are those of whoever comes next in the row.
+
+    The keys are hidden, and their values set to zero, so that not even a NaN comes through: from the last span to
+    the first, when nobody needs them any more.
     """
-    tokens = query.shape[1]
-    for span in reversed(layout.spans):
-        start, length = span.start, span.stop - span.start
-        stop = min(start + _rounded(length), tokens)
-        keys, values = key[:, start:stop].transpose(1, 2), value[:, start:stop]
-        values[:, span.keys :] = 0
-        for block in range(start, span.stop, QUERY_BLOCK):
-            end = min(block + QUERY_BLOCK, stop)
-            scores = torch.bmm(query[:, block:end] * scale, keys)
-            scores[:, :, span.keys :] = float("-inf")
-            part = torch.bmm(torch.softmax(scores, dim=-1), values).transpose(0, 1)
-            end = min(end, span.stop)
-            out[block:end] = part[: end - block]
+    start, length = span.start, span.stop - span.start
+    stop = min(start + _rounded(length), query.shape[1])
+    keys, values = key[:, start:stop].transpose(1, 2), value[:, start:stop]
+    values[:, span.keys :] = 0
+    for block in range(start, span.stop, QUERY_BLOCK):
+        end = min(block + QUERY_BLOCK, stop)
+        scores = torch.bmm(query[:, block:end] * scale, keys)
+        scores[:, :, span.keys :] = float("-inf")
+        part = torch.bmm(torch.softmax(scores, dim=-1), values).transpose(0, 1)
+        end = min(end, span.stop)
+        out[block:end] = part[: end - block]
 
 
 def _rounded(length: int) -> int:
