@@ -71,6 +71,7 @@ def textbook(
 def set_block(rows: int, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (attention_span, attention_cpu):
         monkeypatch.setattr(module, "QUERY_BLOCK", rows)
+    monkeypatch.setattr(attention_cpu, "_WINDOW_BLOCK", min(rows, attention_cpu._WINDOW_BLOCK))
 
 
 @pytest.mark.parametrize("broken", [float("nan"), float("inf")])
@@ -129,6 +130,20 @@ def test_short_sequences_in_one_product_are_what_they_are_alone() -> None:
         own = states[:, :, span.start : span.stop].clone()
         alone = attend_per_segment(*own, 8**-0.5, Layout.of([item], False, CPU), None)
         torch.testing.assert_close(together[span.start : span.stop], alone, atol=1e-2, rtol=0)
+
+
+def test_a_window_over_a_long_sequence_is_computed_in_blocks_of_their_own_keys() -> None:
+    lengths = [300, 20, 140, 66]
+    layout = Layout.of(items(lengths, [None] * len(lengths)), False, CPU)
+    torch.manual_seed(0)
+    query, key, value = torch.randn(3, 4, layout.tokens, 8).bfloat16()
+    states = (part[None].float() for part in (query, key, value))
+    expected = textbook(*states, scale=8**-0.5, window=65, layout=layout)
+    value[:, layout.spans[1].start : layout.spans[1].stop] = torch.nan  # the neighbour's
+    got = attend_per_segment(query, key, value, 8**-0.5, layout, 65)
+    for span in (layout.spans[at] for at in (0, 2, 3)):
+        rows = slice(span.start, span.stop)
+        torch.testing.assert_close(got[rows].float(), expected[0, rows], atol=5e-2, rtol=0)
 
 
 def test_a_long_sequence_is_attended_to_without_a_mask_of_its_square() -> None:

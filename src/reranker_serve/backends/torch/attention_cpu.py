@@ -13,6 +13,8 @@ from reranker_serve.backends.torch.layout import Layout, Span
 
 # A kernel is made for every new shape of a product, which takes a millisecond and most of a megabyte.
 _LENGTH_STEP = 16
+# Rows of scores of a span at a time where each sees a window only.
+_WINDOW_BLOCK = 128
 # So many spans in a product, the most first; of longer ones each has enough to compute by itself.
 _TOGETHER = (64, 16, 4)
 _LONGEST_TOGETHER = 96
@@ -26,9 +28,9 @@ def attend_per_segment(
     """As `Attention` says."""
     out = torch.empty_like(query.transpose(0, 1))
     out[layout.tokens :] = 0  # nobody's rows must not hold what only looks like numbers
-    alone = len(query) == len(key)
-    if query.dtype is not torch.float32 and alone and layout.sees_all(window):
-        _attend_all(query, key, value, scale, layout, out)
+    own_keys = len(query) == len(key) and not layout.causal and not any(span.prefix for span in layout.spans)
+    if query.dtype is not torch.float32 and own_keys:
+        _attend_all(query, key, value, scale, layout, window, out)
     else:
         for span in layout.spans:
             attend_span(query, key, value, scale, span, layout, window, out)
@@ -41,18 +43,28 @@ def reach(layout: Layout) -> int:
     return last.start + _rounded(last.stop - last.start)
 
 
-def _attend_all(query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, out: Tensor) -> None:
-    """Each span to all it may see of itself and nothing else, in products of few different shapes, into `out`."""
-    alone = []
-    for length, spans in _like_lengths(layout.spans).items():
+def _attend_all(
+    query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, window: int | None, out: Tensor
+) -> None:
+    """Each span to itself, in both directions, in products of few different shapes, into `out`."""
+    whole: list[Span] = []
+    alone: list[tuple[Span, int | None]] = []
+    for span in layout.spans:
+        if window is None or span.stop - span.start <= window:
+            whole.append(span)
+        elif span.unseen:  # some of its tokens may see nothing
+            attend_span(query, key, value, scale, span, layout, window, out)
+        else:
+            alone.append((span, window))
+    for length, spans in _like_lengths(whole).items():
         sizes = [size for size in _TOGETHER if size * len(query) * length**2 <= _SCORES_TOGETHER]
         for group in _groups(spans, sizes if length <= _LONGEST_TOGETHER else []):
             if len(group) == 1:
-                alone += group
+                alone += [(span, None) for span in group]
             else:
                 _attend_together(query, key, value, scale, group, length, out)
-    for span in sorted(alone, key=lambda span: -span.start):
-        _attend_alone(query, key, value, scale, span, out)
+    for span, narrow in sorted(alone, key=lambda one: -one[0].start):
+        _attend_alone(query, key, value, scale, span, layout, narrow, out)
 
 
 def _like_lengths(spans: Sequence[Span]) -> dict[int, list[Span]]:
@@ -80,32 +92,45 @@ def _attend_together(
     places = np.arange(length)
     rows = torch.from_numpy(np.minimum(starts + places, stops - 1).ravel())
     hidden = torch.from_numpy(places >= keys)[:, None]
-    shape = len(spans), length, len(query), query.shape[-1]
+    heads, size = len(query), query.shape[-1]
+    shape = len(spans), length, heads, size
     q, k, v = (part.transpose(0, 1)[rows].view(shape).transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-    v.unflatten(0, (len(spans), -1)).masked_fill_(hidden[..., None], 0)
+    v.view(len(spans), heads, length, size).masked_fill_(hidden[..., None], 0)
     scores = torch.bmm(q * scale, k.transpose(1, 2))
-    scores.unflatten(0, (len(spans), -1)).masked_fill_(hidden[:, :, None], float("-inf"))
-    part = torch.bmm(torch.softmax(scores, dim=-1), v)
-    out[rows] = part.unflatten(0, (len(spans), -1)).transpose(1, 2).flatten(0, 1)
+    scores.view(len(spans), heads, length, length).masked_fill_(hidden[:, :, None], float("-inf"))
+    part = torch.bmm(torch.softmax(scores, dim=-1), v).view(len(spans), heads, length, size)
+    out[rows] = part.transpose(1, 2).flatten(0, 1)
 
 
-def _attend_alone(query: Tensor, key: Tensor, value: Tensor, scale: float, span: Span, out: Tensor) -> None:
-    """Rows and keys that are too many, as lengths are rounded up, are those of whoever comes next in the row.
+def _attend_alone(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    scale: float,
+    span: Span,
+    layout: Layout,
+    window: int | None,
+    out: Tensor,
+) -> None:
+    """A span block by block, each with the keys that are in reach of its window.
 
-    The keys are hidden, and their values set to zero, so that not even a NaN comes through: from the last span to
-    the first, when nobody needs them any more.
+    Rows and keys that are too many, as lengths are rounded up, are those of whoever comes next in the row. The keys
+    are hidden, and their values set to zero, so that not even a NaN comes through: from the last span to the first,
+    when nobody needs them any more.
     """
-    start, length = span.start, span.stop - span.start
-    stop = min(start + _rounded(length), query.shape[1])
-    keys, values = key[:, start:stop].transpose(1, 2), value[:, start:stop]
-    values[:, span.keys :] = 0
-    for block in range(start, span.stop, QUERY_BLOCK):
-        end = min(block + QUERY_BLOCK, stop)
-        scores = torch.bmm(query[:, block:end] * scale, keys)
-        scores[:, :, span.keys :] = float("-inf")
-        part = torch.bmm(torch.softmax(scores, dim=-1), values).transpose(0, 1)
-        end = min(end, span.stop)
-        out[block:end] = part[: end - block]
+    start, keys = span.start, span.start + span.keys
+    stop = min(start + _rounded(span.stop - start), query.shape[1])
+    value[:, keys:stop] = 0
+    step, reach = (QUERY_BLOCK, stop) if window is None else (_WINDOW_BLOCK, _rounded(window))
+    for block in range(start, span.stop, step):
+        end = min(block + step, stop)
+        first, last = max(start, block - reach), min(stop, end + reach)
+        mask = layout.mask(range(block - first, end - first), last - first, window, 1, query.dtype)
+        part, near = query[:, block:end], key[:, first:last].transpose(1, 2)
+        scores = torch.bmm(part * scale, near) if mask is None else torch.baddbmm(mask, part, near, alpha=scale)
+        scores[:, :, max(0, keys - first) :] = float("-inf")
+        rows = torch.bmm(torch.softmax(scores, dim=-1), value[:, first:last]).transpose(0, 1)
+        out[block : min(end, span.stop)] = rows[: span.stop - block]
 
 
 def _rounded(length: int) -> int:

@@ -107,11 +107,6 @@ class Layout:
         """Most tokens of a span, and most it attends to."""
         return max(span.stop - span.start for span in self.spans), max(span.keys for span in self.spans)
 
-    def sees_all(self, window: int | None) -> bool:
-        """Whether every token attends to all of its span but what is unseen, and to nothing else."""
-        within = window is None or self.longest[0] <= window
-        return within and not self.causal and not any(span.prefix for span in self.spans)
-
     def shifted(self, window: int | None) -> list[Span]:
         """Spans in which a window would move by their unseen tokens, were the last query at the last key."""
         if window is None:
