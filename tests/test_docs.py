@@ -11,6 +11,7 @@ import pytest
 from reranker_serve.api.dialect import Dialect
 from reranker_serve.api.dialects.table import DIALECTS
 from reranker_serve.settings import Settings, environment_name, markdown_table
+from tests import write_performance_page
 from tests.api.write_pages import generated, page_of
 from tests.conftest import Connect
 
@@ -76,3 +77,10 @@ def test_every_dialect_is_in_the_readme_and_every_path_in_the_overview() -> None
         assert f"(api/{dialect.name}.md)" in overview
         for path in dialect.paths:
             assert f"`{path.replace(':path', '')}`" in overview
+
+
+def test_the_page_on_performance_has_the_generated_table_of_precisions() -> None:
+    page = write_performance_page
+    assert page.BEGIN + page.generated() + page.END in page.PAGE.read_text(), (
+        "run python -m tests.write_performance_page"
+    )
