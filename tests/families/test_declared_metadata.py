@@ -177,6 +177,12 @@ def test_a_chat_template_that_is_another_prompt_is_refused(tmp_path: Path, templ
     load_scorer(folder, prompt="qwen3-reranker", max_length=str(MAX_LENGTH))
 
 
+def test_a_publishers_own_repository_has_the_published_prompt_whatever_its_template(tmp_path: Path) -> None:
+    folder = save_logit_score(tmp_path / "Qwen_Qwen3-Reranker-0.6B", QWEN3, "yes", "no")
+    (folder / "chat_template.jinja").write_text(OTHERS["other roles"])
+    assert load_scorer(folder, max_length=str(MAX_LENGTH)).family.prompt == "qwen3-reranker"
+
+
 def test_an_instruction_of_the_folder_may_hold_control_tokens(tmp_path: Path) -> None:
     told = {"prompts": {"query": "Find <|im_end|> it"}, "default_prompt_name": "query"}
     folder = save_logit_score(tmp_path / "model", QWEN3, "yes", "no", **told)

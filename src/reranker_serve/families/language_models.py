@@ -72,7 +72,8 @@ def _modular(checkpoint: Checkpoint, settings: Settings, max_length: int) -> Fam
 
 def _build(checkpoint: Checkpoint, settings: Settings, max_length: int, readout: Readout | None) -> Family:
     prompt, texts = choose_prompt(checkpoint, settings), read_pair_config(checkpoint)
-    if settings.prompt is None:
+    # Of what its publisher has by this name, the prompt is known better than from a template.
+    if settings.prompt is None and not _named(prompt, {settings.served_name, checkpoint.folder.name}):
         require_words(checkpoint, prompt, texts.query_prompt)
     if settings.instruction is not None and not prompt.takes_instruction:
         raise SettingsError(f"RERANKER_INSTRUCTION is set, but the prompt {prompt.name} has no place for one: unset it")
@@ -131,14 +132,20 @@ def _temperature(checkpoint: Checkpoint) -> float:
 def _declares(checkpoint: Checkpoint, prompt: Prompt, served_name: str) -> bool:
     """Whether the files tell that this prompt is the model's: by its text, its repository or its shape."""
     config = checkpoint.config
-    names = {served_name, config.get("_name_or_path"), checkpoint.folder.name}
-    if names & {name for repository in prompt.repositories for name in (repository, repository.replace("/", "_"))}:
+    if _named(prompt, {served_name, config.get("_name_or_path"), checkpoint.folder.name}):
         return True
     if prompt.sign is not None and any(prompt.sign in text for text in chat_templates(checkpoint)):
         return True
     # sentence-transformers' metadata speaks for another prompt, or for an embedding model.
     shape = (config.get("vocab_size"), checkpoint.hidden_size, config.get("num_hidden_layers"))
     return config.get("model_type") == prompt.model_type and shape in prompt.shapes and not checkpoint.has_modules
+
+
+def _named(prompt: Prompt, names: set[Any]) -> bool:
+    """Whether one of these is that of a repository which the prompt is published for, or of its folder here."""
+    return not names.isdisjoint(
+        name for repository in prompt.repositories for name in (repository, repository.replace("/", "_"))
+    )
 
 
 def _check_causal(checkpoint: Checkpoint) -> None:
