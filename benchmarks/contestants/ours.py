@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from benchmarks.contestants import versions
@@ -44,16 +43,13 @@ class Ours:
         self._loop = asyncio.new_event_loop()
 
     def prepare(self) -> dict[str, str]:
-        from reranker_serve.loader import load
         from reranker_serve.service import Reranker
         from reranker_serve.settings import load_settings
         from reranker_serve.telemetry.metrics import Metrics
+        from reranker_serve.tools.in_process import load_in_process
 
         settings, _ = load_settings(self._values, env_file=Path("/nonexistent"))
-        # On a thread that ends, as in the server. OpenMP keeps a team for every thread that computed; with more of them
-        # than cores it lets each sleep between products, which made a pass 1.3 to 1.5 times as long.
-        with ThreadPoolExecutor(1) as loader:
-            self.scorer = scorer = loader.submit(load, settings).result()
+        self.scorer = scorer = load_in_process(settings)
         threading.Thread(target=self._loop.run_forever, daemon=True).start()
         self._reranker = Reranker(scorer, settings, Metrics())
         backend = scorer.backend

@@ -17,9 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from reranker_serve.errors import StartupError
-from reranker_serve.loader import load
 from reranker_serve.settings import Settings
-from reranker_serve.tools.in_process import Ask, in_order, run_in_process
+from reranker_serve.tools.in_process import Ask, in_order, load_in_process, run_in_process
 from reranker_serve.types import RerankRequest, Scorer
 
 # (query, documents) -> one score a document, in their order
@@ -71,7 +70,7 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     if arguments.url:
         report = _over_http(collection, arguments)
     else:
-        report = _in_process(collection, arguments.top, load(settings), settings)
+        report = _in_process(collection, arguments.top, load_in_process(settings), settings)
     print(table(report))
     if arguments.json:
         versions = {name: version(name) for name in ("reranker-serve", "torch", "transformers", "bm25s", "ir-measures")}

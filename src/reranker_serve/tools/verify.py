@@ -14,10 +14,9 @@ from pathlib import Path
 from typing import Literal
 
 from reranker_serve.errors import StartupError
-from reranker_serve.loader import load
 from reranker_serve.model_names import folder_name
 from reranker_serve.settings import Settings
-from reranker_serve.tools.in_process import Ask, in_order, run_in_process
+from reranker_serve.tools.in_process import Ask, in_order, load_in_process, run_in_process
 from reranker_serve.types import RerankRequest
 
 _PAIRS = Path(__file__).with_name("published_scores.jsonl")
@@ -59,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Print a row a pair and a verdict; 0 if all agree, 1 if not. Raises `StartupError` if no pairs are known."""
     pairs = pairs_of(arguments.published_as or settings.served_name)
-    scorer = load(settings)
+    scorer = load_in_process(settings)
     checks = run_in_process(scorer, settings, lambda ask: verify(pairs, scorer.backend.dtype, ask))
     print(report(checks, f"{scorer.info.name} ({scorer.backend.dtype} on {scorer.backend.device})"))
     return 0 if all(check.passed for check in checks) else 1
