@@ -6,13 +6,14 @@ from pathlib import Path
 
 from reranker_serve.families.registry import KINDS
 from reranker_serve.tools.catalogue import KNOWN_MODELS
-from tests.write_models_page import BEGIN, END, PAGE, generated
+from tests.generated import marked
+from tests.write_models_page import PAGE, WRITER, generated
 
 ROOT = Path(__file__).parents[2]
 
 
 def test_the_page_has_the_generated_table() -> None:
-    assert BEGIN + generated() + END in PAGE.read_text(), "run python -m tests.write_models_page"
+    assert marked(WRITER, generated()) in PAGE.read_text(), "run python -m tests.write_models_page"
 
 
 def test_every_kind_is_known_by_a_model_and_every_model_is_of_a_kind() -> None:

@@ -67,9 +67,10 @@ def check_transformer(checkpoint: Checkpoint, *, task: Task = "feature-extractio
 def read_max_length(checkpoint: Checkpoint) -> float | None:
     """Most tokens of a text or pair, if the files say it. Raises `ModelError`."""
     name, declared = read_transformer(checkpoint)
+    of_tokenizer = checkpoint.read_object("tokenizer_config.json")
     for file, key, found in (
         (name, "max_seq_length", declared.get("max_seq_length")),
-        ("tokenizer_config.json", "model_max_length", _tokenizer_config(checkpoint).get("model_max_length")),
+        ("tokenizer_config.json", "model_max_length", of_tokenizer.get("model_max_length")),
     ):
         if found is None:
             continue
@@ -77,10 +78,6 @@ def read_max_length(checkpoint: Checkpoint) -> float | None:
             raise ModelError(f"{checkpoint.folder / file}: {key} is {found!r}, not a number of tokens: correct it")
         return float(found)
     return None
-
-
-def _tokenizer_config(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    return checkpoint.read_object("tokenizer_config.json")
 
 
 def _changes_texts(key: str, value: Any) -> bool:

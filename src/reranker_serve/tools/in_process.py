@@ -20,8 +20,8 @@ Ask = Callable[[RerankRequest], RerankResult]
 def load_in_process(settings: Settings) -> Scorer:
     """As `loader.load`, on a thread that ends, as in the server.
 
-    OpenMP keeps a team for every thread that computed; with more of them than cores it lets each sleep between
-    products, which made a pass 1.3 to 1.5 times as long.
+    Loaded on the main thread a pass took 1.3 to 1.5 times as long: probably because OpenMP keeps a team for every
+    thread that computed, and lets each sleep between products where they are more than the cores.
     """
     with ThreadPoolExecutor(1) as thread:
         return thread.submit(load, settings).result()

@@ -121,10 +121,10 @@ def _attend_alone(
     start, keys = span.start, span.start + span.keys
     stop = min(start + _rounded(span.stop - start), query.shape[1])
     value[:, keys:stop] = 0
-    step, reach = (QUERY_BLOCK, stop) if window is None else (_WINDOW_BLOCK, _rounded(window))
+    step, sight = (QUERY_BLOCK, stop) if window is None else (_WINDOW_BLOCK, _rounded(window))
     for block in range(start, span.stop, step):
         end = min(block + step, stop)
-        first, last = max(start, block - reach), min(stop, end + reach)
+        first, last = max(start, block - sight), min(stop, end + sight)
         mask = layout.mask(range(block - first, end - first), last - first, window, 1, query.dtype)
         part, near = query[:, block:end], key[:, first:last].transpose(1, 2)
         scores = torch.bmm(part * scale, near) if mask is None else torch.baddbmm(mask, part, near, alpha=scale)
