@@ -178,9 +178,7 @@ class HttpServer:
 
 
 class OurServer(HttpServer):
-    def __init__(
-        self, name: str, shape: Shape, folder: Path, work: Path, quantization: str | None, half: bool
-    ) -> None:
+    def __init__(self, name: str, shape: Shape, folder: Path, work: Path, quantization: str | None, half: bool) -> None:
         super().__init__(name, shape, folder, work)
         self._quantization = quantization
         self._half = half
