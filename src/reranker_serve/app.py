@@ -25,6 +25,7 @@ from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.api.unknown_route import unknown_route
+from reranker_serve.api.web import add_web
 from reranker_serve.engine.admission import ByteBudget
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed
 from reranker_serve.keys import KeyFile, Keys
@@ -67,6 +68,8 @@ def create_app(
     add_side_routes(app, lifecycle, settings)
     if settings.enable_docs:
         add_pages(app, settings.needs_key)
+    if settings.enable_page:
+        add_web(app)
     # Added innermost first.
     budget = ByteBudget(settings.max_buffered_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout, budget=budget)

@@ -23,7 +23,7 @@ from reranker_serve.rates import Rates
 from reranker_serve.variables import PREFIX, read_variables
 
 # As browsers write it: lower case, no port where it is the scheme's own, no path.
-_ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
+ORIGIN = re.compile(r"[a-z][a-z0-9+.-]*://(\[[0-9a-f:]+\]|[a-z0-9._-]+)(:\d{1,5})?")
 
 LogLevel = Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"]
 LogFormat = Literal["text", "json"]
@@ -164,6 +164,7 @@ class Settings(BaseModel):
         4096, ge=1, le=1_000_000, description="most open connections of one process; more are closed at once"
     )
     enable_docs: bool = Field(True, description="serve `/docs` and `/openapi.json`")
+    enable_page: bool = Field(True, description="serve the page for browsers at `/`")
     enable_metrics: bool = Field(True, description="serve `/metrics`")
     cors_origins: str | None = Field(
         None,
@@ -211,7 +212,7 @@ class Settings(BaseModel):
     def _are_origins(cls, value: str | None) -> str | None:
         origins = _parts(value)
         if value is not None and origins != ("*",):
-            wrong = [origin for origin in origins if not _ORIGIN.fullmatch(origin)]
+            wrong = [origin for origin in origins if not ORIGIN.fullmatch(origin)]
             if wrong or not origins:
                 raise ValueError("should be '*', or like 'https://app.example.com', in lower case and without a path")
         return value

@@ -33,12 +33,25 @@ CORS: dict[str, Any] = {
 
 # Swagger UI begins with a script in the page, writes styles, and has images as data. Neither page nor script holds
 # anything that came with a request, so a hash of the script would guard nothing. Calls go to this server alone.
-_PAGE = {
+_DOCS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self' 'unsafe-inline';"
     " style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self';"
     " base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Referrer-Policy": "no-referrer",
 }
+
+
+def page_policy(other: str | None) -> str:
+    """The policy of the page at `/`: its own files, calls to this server, and to one `other` origin.
+
+    It names the other, which the page has in its address once a person asked for it: the page, with the documents in it,
+    can send nothing anywhere else.
+    """
+    return (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"
+        f" connect-src 'self'{f' {other}' if other else ''}; require-trusted-types-for 'script';"
+        " base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    )
 
 
 class BrowserHeaders:
@@ -53,7 +66,8 @@ class BrowserHeaders:
                 headers = MutableHeaders(scope=message)
                 headers.append("X-Content-Type-Options", "nosniff")
                 if headers.get("content-type", "").startswith("text/html"):
-                    headers.update(_PAGE)
+                    for name, value in _DOCS.items():
+                        headers.setdefault(name, value)
             await send(message)
 
         await self._app(scope, receive, with_headers)

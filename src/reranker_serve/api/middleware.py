@@ -20,7 +20,7 @@ from reranker_serve.api.auth import check_key
 from reranker_serve.api.dialect import Call, Dialect
 from reranker_serve.api.dialects.table import DialectTable
 from reranker_serve.api.errors import headers_of, status_of, superset_error
-from reranker_serve.api.paths import is_open, is_polled, settle_path
+from reranker_serve.api.paths import asks_for_page, is_open, is_polled, settle_path
 from reranker_serve.errors import ClientGone, InferenceFailed, NotReady, RequestError
 from reranker_serve.keys import Key, Keys
 from reranker_serve.telemetry.logs import FIELDS
@@ -149,7 +149,7 @@ class RequireKey:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if self._keys.needed and scope["type"] == "http":
             exchange: Exchange = scope["state"]["exchange"]
-            if not is_open(exchange.path):
+            if not is_open(exchange.path) and not asks_for_page(scope, exchange.path):
                 exchange.key = check_key(scope["headers"], self._keys)
         await self._app(scope, receive, send)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from starlette.datastructures import Headers
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
@@ -13,6 +14,8 @@ METRICS = "/metrics"
 DOCS = "/docs"
 ASSETS = "/docs/assets"
 DESCRIPTION = "/openapi.json"
+PAGE = "/"
+WEB = "/web"
 
 _SLASHES = re.compile(r"/{2,}")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
@@ -20,7 +23,12 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 
 def is_open(path: str) -> bool:
     """Whether no key is needed: for probes, and for pages for people, which hold nothing secret."""
-    return path in PROBES or path in (DOCS, DESCRIPTION) or path.startswith(f"{ASSETS}/")
+    return path in PROBES or path in (DOCS, DESCRIPTION) or path.startswith((f"{ASSETS}/", f"{WEB}/"))
+
+
+def asks_for_page(scope: Scope, path: str) -> bool:
+    """Whether a browser wants to show what is at `/`; clients post there, and probes do not ask for HTML."""
+    return path == PAGE and scope["method"] in ("GET", "HEAD") and "text/html" in Headers(scope=scope).get("accept", "")
 
 
 def is_polled(path: str) -> bool:
