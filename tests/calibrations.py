@@ -1,0 +1,42 @@
+"""Calibrations of the fake model, as `reranker-serve calibrate` writes them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from reranker_serve.calibration import Basis, Calibration, Data, Isotonic, Platt, Threshold
+
+DATA = Data(name="judged", digest="sha256:0", queries=50, pairs=500, relevant=60, relevant_from=1)
+HALF = Threshold(
+    goal="precision",
+    at_least=0.9,
+    min_score=0.8,
+    min_probability=0.5,
+    precision=0.92,
+    precision_interval=(0.85, 0.97),
+    recall=0.4,
+    recall_interval=(0.3, 0.5),
+)
+
+
+def basis(**changed: Any) -> Basis:
+    facts = {
+        "model": "fake",
+        "revision": "none",
+        "precision": "float32",
+        "prompt": None,
+        "instruction": None,
+        "max_length": 512,
+    }
+    return Basis.model_validate(facts | changed)
+
+
+def calibration(curve: Platt | Isotonic | None = None, **changed: Any) -> Calibration:
+    """Probability 0.5 at a raw score of 1 unless another curve is given."""
+    return Calibration(
+        made="2026-01-01T00:00:00+00:00",
+        basis=basis(**changed),
+        data=DATA,
+        curve=curve or Platt(slope=2.0, intercept=-2.0),
+        thresholds=(HALF,),
+    )
