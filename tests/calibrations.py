@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from reranker_serve.calibration import Basis, Calibration, Data, Isotonic, Platt, Threshold
+from reranker_serve.calibration import Basis, Calibration, Data, Estimate, Isotonic, Platt, Threshold
 
 DATA = Data(name="judged", digest="sha256:0", queries=50, pairs=500, relevant=60, relevant_from=1)
 HALF = Threshold(
@@ -12,10 +12,9 @@ HALF = Threshold(
     at_least=0.9,
     min_score=0.8,
     min_probability=0.5,
-    precision=0.92,
-    precision_interval=(0.85, 0.97),
-    recall=0.4,
-    recall_interval=(0.3, 0.5),
+    interval=(0.4, 0.6),
+    precision=Estimate(value=0.92, low=0.85, high=0.97),
+    recall=Estimate(value=0.4, low=0.3, high=0.5),
 )
 
 
@@ -38,5 +37,7 @@ def calibration(curve: Platt | Isotonic | None = None, **changed: Any) -> Calibr
         basis=basis(**changed),
         data=DATA,
         curve=curve or Platt(slope=2.0, intercept=-2.0),
+        error_before=Estimate(value=0.3, low=0.25, high=0.35),
+        error=Estimate(value=0.04, low=0.02, high=0.07),
         thresholds=(HALF,),
     )

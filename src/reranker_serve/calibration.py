@@ -81,7 +81,7 @@ class Basis(_Part):
 
 
 class Data(_Part):
-    """The judged pairs; `digest` is of their texts and labels."""
+    """The judged pairs that the curve was fitted to; `digest` is of the queries and grades they were taken from."""
 
     name: str
     digest: str
@@ -91,27 +91,41 @@ class Data(_Part):
     relevant_from: int
 
 
+class Estimate(_Part):
+    """With the interval that has it in 95 of 100 draws of the queries."""
+
+    value: Share
+    low: Share
+    high: Share
+
+
 class Threshold(_Part):
-    """What to ask for to have a precision, or recall, and what there was on the judged pairs, with 95 % intervals."""
+    """What to ask for to have a precision or a recall, and both as they were on the judged pairs. Of all draws of the
+    queries 95 of 100 ask for a `min_probability` within `interval`."""
 
     goal: Literal["precision", "recall"]
     at_least: Share
     min_score: Share
     min_probability: Share
-    precision: Share
-    precision_interval: tuple[Share, Share]
-    recall: Share
-    recall_interval: tuple[Share, Share]
+    interval: tuple[Share, Share]
+    precision: Estimate
+    recall: Estimate
 
 
 class Calibration(_Part):
-    """How probable it is that a document of a raw score, in units of `Encoded.unit`, is relevant."""
+    """How probable it is that a document of a raw score, in units of `Encoded.unit`, is relevant.
+
+    `error` is the expected calibration error on queries that the curve was not fitted to, `error_before` that of
+    `relevance_score`, if it were taken for a probability.
+    """
 
     format: Literal[1] = 1
     made: str
     basis: Basis
     data: Data
     curve: Platt | Isotonic = Field(discriminator="method")
+    error_before: Estimate
+    error: Estimate
     thresholds: tuple[Threshold, ...] = ()
 
     def probability(self, scores: FloatArray) -> Probabilities:

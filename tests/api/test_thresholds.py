@@ -200,7 +200,7 @@ async def test_info_tells_of_the_calibration_without_its_curve(connect: Connect,
         assert (await client.get("/info")).json()["calibration"] is None
     async with connect(calibration=write(calibration())) as client:
         facts = (await client.get("/info")).json()["calibration"]
-    assert set(facts) == {"method", "made", "basis", "data", "thresholds"}
+    assert set(facts) == {"method", "made", "basis", "data", "error_before", "error", "thresholds"}
     assert facts["thresholds"][0]["min_probability"] == 0.5
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from reranker_serve.calibration import Isotonic, Platt
+from reranker_serve.calibration import Estimate, Isotonic, Platt
 from reranker_serve.errors import StartupError
 from reranker_serve.judgments.extras import require
 
@@ -61,19 +61,13 @@ class Fit:
 
 
 @dataclass(frozen=True, slots=True)
-class Measured:
-    value: float
-    interval: Interval
-
-
-@dataclass(frozen=True, slots=True)
 class Above:
     """What a threshold lets through: how many pairs, which share of them is relevant, and which share of the relevant
     ones they are; None where nothing is above."""
 
     pairs: int
-    precision: Measured | None
-    recall: Measured
+    precision: Estimate | None
+    recall: Estimate
 
 
 def fit(pairs: ScoredPairs) -> Fit:
@@ -113,7 +107,7 @@ def isotonic(pairs: ScoredPairs) -> Isotonic:
     return Isotonic(scores=tuple(model.X_thresholds_.tolist()), probabilities=tuple(model.y_thresholds_.tolist()))
 
 
-def calibration_error(probabilities: Values, pairs: ScoredPairs) -> Measured:
+def calibration_error(probabilities: Values, pairs: ScoredPairs) -> Estimate:
     """Expected calibration error: in ten bins of as many pairs, how far the mean probability is from the share that is
     relevant. Naeini, Cooper and Hauskrecht, AAAI 2015."""
     place = _bins(probabilities)
@@ -124,7 +118,7 @@ def calibration_error(probabilities: Values, pairs: ScoredPairs) -> Measured:
         errors: Values = np.abs(weights @ gaps).sum(axis=1) / (weights @ counts)
         return errors
 
-    return _measured(error, len(counts))
+    return _estimate(error, len(counts))
 
 
 def reliability(probabilities: Values, pairs: ScoredPairs) -> tuple[Values, Values]:
@@ -141,16 +135,9 @@ def above(least: float, probabilities: Values, pairs: ScoredPairs) -> Above:
     counts = _by_query(pairs, everything, kept)[:, 0]
     hits = _by_query(pairs, everything, kept & pairs.relevant)[:, 0]
     relevant = _by_query(pairs, everything, pairs.relevant)[:, 0]
-    precision = _measured(lambda weights: _share(weights @ hits, weights @ counts), len(counts))
-    recall = _measured(lambda weights: _share(weights @ hits, weights @ relevant), len(counts))
+    precision = _estimate(lambda weights: _share(weights @ hits, weights @ counts), len(counts))
+    recall = _estimate(lambda weights: _share(weights @ hits, weights @ relevant), len(counts))
     return Above(int(kept.sum()), precision if kept.any() else None, recall)
-
-
-def measure_by_query(values: Values, pairs: ScoredPairs) -> Measured:
-    """The mean of a value for each pair."""
-    everything = np.zeros(len(values), np.int64)
-    sums, counts = (_by_query(pairs, everything, part)[:, 0] for part in (values, np.ones(len(values))))
-    return _measured(lambda weights: (weights @ sums) / (weights @ counts), len(sums))
 
 
 def _unseen(pairs: ScoredPairs, method: Callable[[ScoredPairs], Curve]) -> Values:
@@ -184,10 +171,11 @@ def _share(part: Values, whole: Values) -> Values:
     return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
 
 
-def _measured(statistic: Callable[[Values], Values], queries: int) -> Measured:
+def _estimate(statistic: Callable[[Values], Values], queries: int) -> Estimate:
     """`statistic` of weights, [resamples, queries] -> [resamples], once as it is and for its interval."""
     once = statistic(np.ones((1, queries)))
-    return Measured(float(once[0]), interval(statistic(resampled(queries))))
+    low, high = interval(statistic(resampled(queries)))
+    return Estimate(value=float(once[0]), low=low, high=high)
 
 
 def interval(values: Values) -> Interval:
