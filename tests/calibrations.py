@@ -13,6 +13,7 @@ HALF = Threshold(
     min_score=0.8,
     min_probability=0.5,
     interval=(0.4, 0.6),
+    pairs=50,
     precision=Estimate(value=0.92, low=0.85, high=0.97),
     recall=Estimate(value=0.4, low=0.3, high=0.5),
 )

@@ -100,14 +100,15 @@ class Estimate(_Part):
 
 
 class Threshold(_Part):
-    """What to ask for to have a precision or a recall, and both as they were on the judged pairs. Of all draws of the
-    queries 95 of 100 ask for a `min_probability` within `interval`."""
+    """What to ask for to have a precision or a recall, and both as they were on the judged pairs, of which `pairs` are
+    above. Of all draws of the queries 95 of 100 ask for a `min_probability` within `interval`."""
 
     goal: Literal["precision", "recall"]
     at_least: Share
     min_score: Share
     min_probability: Share
     interval: tuple[Share, Share]
+    pairs: int
     precision: Estimate
     recall: Estimate
 

@@ -53,7 +53,8 @@ class ScoredPairs:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """The better `curve`; `brier` of each method, and the better one's probabilities, of queries it was not fitted to."""
+    """The better `curve`; `brier` of each method, and the better one's `probabilities`, by curves that were fitted to
+    other queries."""
 
     curve: Curve
     brier: dict[str, float]
@@ -71,7 +72,8 @@ class Above:
 
 
 def fit(pairs: ScoredPairs) -> Fit:
-    """Platt's curve or an isotonic one, by the Brier score in a cross-validation. Raises `StartupError` if none fits."""
+    """Platt's curve or an isotonic one, whose Brier score in a cross-validation is lower. Raises `StartupError` if the
+    pairs allow none."""
     if pairs.queries < 2:
         raise StartupError("one judged query is too few: judge documents of at least two, better of fifty")
     if pairs.relevant.all() or not pairs.relevant.any():
@@ -135,9 +137,11 @@ def above(least: float, probabilities: Values, pairs: ScoredPairs) -> Above:
     counts = _by_query(pairs, everything, kept)[:, 0]
     hits = _by_query(pairs, everything, kept & pairs.relevant)[:, 0]
     relevant = _by_query(pairs, everything, pairs.relevant)[:, 0]
-    precision = _estimate(lambda weights: _share(weights @ hits, weights @ counts), len(counts))
     recall = _estimate(lambda weights: _share(weights @ hits, weights @ relevant), len(counts))
-    return Above(int(kept.sum()), precision if kept.any() else None, recall)
+    if not kept.any():
+        return Above(0, None, recall)
+    precision = _estimate(lambda weights: _share(weights @ hits, weights @ counts), len(counts))
+    return Above(int(kept.sum()), precision, recall)
 
 
 def _unseen(pairs: ScoredPairs, method: Callable[[ScoredPairs], Curve]) -> Values:
@@ -168,7 +172,8 @@ def _by_query(pairs: ScoredPairs, column: NDArray[np.int64], values: NDArray[np.
 
 def _share(part: Values, whole: Values) -> Values:
     """NaN where there is nothing."""
-    return np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    shares: Values = np.divide(part, whole, out=np.full(len(part), np.nan), where=whole > 0)
+    return shares
 
 
 def _estimate(statistic: Callable[[Values], Values], queries: int) -> Estimate:

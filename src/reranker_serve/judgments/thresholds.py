@@ -77,8 +77,7 @@ class _Cuts:
     def _sums(self, row: NDArray[np.int64], first: NDArray[np.int64], chosen: NDArray[np.bool_]) -> Values:
         sums = np.zeros((self.queries, len(self.levels) + 1))
         np.add.at(sums, (row, first), chosen)
-        cumulated: Values = sums[:, :-1].cumsum(axis=1)
-        return cumulated
+        return sums[:, :-1].cumsum(axis=1)
 
 
 def _between(values: Values, kept: NDArray[np.bool_]) -> float:
@@ -86,7 +85,7 @@ def _between(values: Values, kept: NDArray[np.bool_]) -> float:
     lowest = float(values[kept].min())
     beyond = float(values[~kept].max(initial=-math.inf))
     for digits in range(2, 17):
-        short = math.floor(lowest * 10**digits) / 10**digits
+        short: float = math.floor(lowest * 10**digits) / 10**digits
         if beyond < short <= lowest:
             return short
     return lowest
