@@ -43,8 +43,8 @@ def told(report: Report, output: Path) -> str:
         f"On {where}:",
         "",
         "expected calibration error",
-        f"  relevance_score  {_shown(made.error_before)}",
-        f"  probability      {_shown(made.error)}",
+        f"  relevance_score  {_shown(made.error_before, 3)}",
+        f"  probability      {_shown(made.error, 3)}",
         "",
         f"{'min_probability':<17}{'precision':<23}{'recall':<23}pairs above",
         *(_row(least, above(least, report.unseen, report.pairs)) for least in _GRID),
@@ -127,5 +127,5 @@ def _warnings(report: Report) -> list[str]:
     return [*said, ""] if said else []
 
 
-def _shown(estimate: Estimate) -> str:
-    return f"{estimate.value:.2f} ({estimate.low:.2f} to {estimate.high:.2f})"
+def _shown(estimate: Estimate, digits: int = 2) -> str:
+    return f"{estimate.value:.{digits}f} ({estimate.low:.{digits}f} to {estimate.high:.{digits}f})"
