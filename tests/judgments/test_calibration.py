@@ -111,6 +111,13 @@ def test_the_error_by_hand() -> None:
     np.testing.assert_allclose(reliability(predicted, judged), [[0.2, 0.6], [0.5, 1.0]])
 
 
+def test_of_few_queries_the_errors_interval_has_the_error() -> None:
+    for seed in range(20):
+        drawn = draw(12, 5, seed)
+        found = calibration_error(platt(drawn).probability(drawn.scores), drawn)
+        assert found.low <= found.value <= found.high
+
+
 def test_calibrating_lessens_the_error_on_other_queries() -> None:
     fitted, others = draw(100, 30).split(0.5)
     probabilities = fit(fitted).curve.probability(others.scores)

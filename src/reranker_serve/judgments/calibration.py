@@ -111,7 +111,10 @@ def isotonic(pairs: ScoredPairs) -> Isotonic:
 
 def calibration_error(probabilities: Values, pairs: ScoredPairs) -> Estimate:
     """Expected calibration error: in ten bins of as many pairs, how far the mean probability is from the share that is
-    relevant. Naeini, Cooper and Hauskrecht, AAAI 2015."""
+    relevant. Naeini, Cooper and Hauskrecht, AAAI 2015.
+
+    A resample's error is larger by what chance adds to each bin, so the interval is moved down by the mean excess.
+    """
     place = _bins(probabilities)
     gaps = _by_query(pairs, place, probabilities - pairs.relevant)
     counts = _by_query(pairs, place, np.ones(len(place))).sum(axis=1)
@@ -120,7 +123,9 @@ def calibration_error(probabilities: Values, pairs: ScoredPairs) -> Estimate:
         errors: Values = np.abs(weights @ gaps).sum(axis=1) / (weights @ counts)
         return errors
 
-    return _estimate(error, len(counts))
+    found = _estimate(error, len(counts))
+    excess = float(error(resampled(len(counts))).mean()) - found.value
+    return found.model_copy(update={"low": max(0.0, found.low - excess), "high": max(found.value, found.high - excess)})
 
 
 def reliability(probabilities: Values, pairs: ScoredPairs) -> tuple[Values, Values]:

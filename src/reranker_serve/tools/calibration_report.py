@@ -53,7 +53,8 @@ def told(report: Report, output: Path) -> str:
     for threshold in made.thresholds:
         rows += [*_threshold(threshold, report), ""]
     rows += [*_missed(report), *_warnings(report)]
-    rows.append(f"Written to {output}. Serve with RERANKER_CALIBRATION={output}, and ask with min_probability.")
+    ask = f'"min_probability": {made.thresholds[0].min_probability:g}' if made.thresholds else "min_probability"
+    rows.append(f"Written to {output}. Serve with RERANKER_CALIBRATION={output}, and ask with {ask}.")
     return "\n".join(rows)
 
 
