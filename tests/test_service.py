@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from reranker_serve.backends.fake import FakeBackend, FakeFamily, fake_scorer
+from reranker_serve.calibration import Platt
 from reranker_serve.errors import (
     DeadlineExceeded,
     InferenceFailed,
@@ -73,6 +74,25 @@ async def test_top_n_keeps_the_best() -> None:
     async with serving() as reranker:
         result = await reranker.rerank(ask(top_n=2))
     assert [ranked.index for ranked in result.ranking] == [1, 3]
+
+
+class InUnits(FakeFamily):
+    """Counts two shared words as one, as late interaction counts by the query's tokens."""
+
+    def encode(self, *texts: Any, **options: Any) -> Encoded:
+        return dataclasses.replace(super().encode(*texts, **options), unit=2.0)
+
+
+async def test_a_probability_is_of_the_score_in_its_unit() -> None:
+    curve = Platt(slope=1.0, intercept=0.0)
+    scorer = dataclasses.replace(fake_scorer(), family=InUnits())
+    reranker = Reranker(scorer, fake_settings(), Metrics(), calibration=calibration(curve))
+    try:
+        best = (await reranker.rerank(ask(raw_scores=True))).ranking[0]
+    finally:
+        await asyncio.to_thread(reranker.close)
+    assert (best.score, best.unit) == (1.0, 2.0)
+    assert best.probability == pytest.approx(1 / (1 + np.exp(-0.5)))
 
 
 class Instructed(FakeFamily):

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from reranker_serve.calibration import Calibration, Estimate, Threshold
-from reranker_serve.judgments.calibration import Above, ScoredPairs, Values, above, reliability
+from reranker_serve.judgments.calibration import ScoredPairs, Values, above, reliability
 from reranker_serve.judgments.thresholds import Goal
 
 _GRID = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95)
@@ -46,8 +46,8 @@ def told(report: Report, output: Path) -> str:
         f"  relevance_score  {_shown(made.error_before, 3)}",
         f"  probability      {_shown(made.error, 3)}",
         "",
-        f"{'min_probability':<17}{'precision':<23}{'recall':<23}pairs above",
-        *(_row(least, above(least, report.unseen, report.pairs)) for least in _GRID),
+        f"{'min_probability':<17}{'min_score':<11}{'precision':<23}{'recall':<23}pairs above",
+        *(_row(least, report) for least in _GRID),
         "",
     ]
     for threshold in made.thresholds:
@@ -85,9 +85,16 @@ def draw(report: Report, path: Path) -> None:
     figure.savefig(path, dpi=120)
 
 
-def _row(least: float, found: Above) -> str:
+def _row(least: float, report: Report) -> str:
+    found = above(least, report.unseen, report.pairs)
     precision = _shown(found.precision) if found.precision else "-"
-    return f"{least:<17.2f}{precision:<23}{_shown(found.recall):<23}{found.pairs}"
+    return f"{least:<17.2f}{_min_score(least, report):<11}{precision:<23}{_shown(found.recall):<23}{found.pairs}"
+
+
+def _min_score(least: float, report: Report) -> str:
+    """The least `relevance_score` of such a probability by the curve that is served."""
+    kept = report.calibration.curve.probability(report.pairs.scores) >= least
+    return f"{report.pairs.relevance[kept].min():.3f}" if kept.any() else "-"
 
 
 def _threshold(threshold: Threshold, report: Report) -> list[str]:
