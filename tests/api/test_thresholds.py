@@ -114,6 +114,9 @@ async def test_a_score_as_it_came_back_is_not_below_itself(connect: Connect) -> 
         for score in scores:
             rows = (await client.post("/rerank", json=BODY | {"min_score": score})).json()["results"]
             assert len(rows) == sum(other >= score for other in scores)
+            more = BODY | {"min_score": math.nextafter(score, 2)}
+            rows = (await client.post("/rerank", json=more)).json()["results"]
+            assert len(rows) == sum(other > score for other in scores)
 
 
 async def test_left_out_is_counted_whatever_top_n_is(connect: Connect) -> None:

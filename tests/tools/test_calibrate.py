@@ -138,9 +138,9 @@ def test_a_precision_that_is_reached_nowhere_is_told_and_the_curve_written_all_t
 
 
 def test_what_is_held_out_is_measured_and_not_fitted_to(tmp_path: Path) -> None:
-    found = report(tmp_path, holdout=0.5)
-    assert (found.calibration.data.queries, found.pairs.queries) == (6, 6)
-    assert "On 6 other queries:" in told(found, Path("c.json"))
+    found = report(tmp_path, holdout=0.25)
+    assert (found.calibration.data.queries, found.pairs.queries) == (9, 3)
+    assert "On 3 other queries:" in told(found, Path("c.json"))
     assert "on other queries     precision" in told(found, Path("c.json"))
 
 
