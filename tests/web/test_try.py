@@ -57,8 +57,13 @@ def test_pasted_lines_are_ranked_and_each_tells_how_far_it_moved(page: sync_api.
     rank(page)
     assert rows(page)[:3] == [LINES[1], LINES[3], LINES[2]]
     moved = page.locator("#ranking .moved").all_inner_texts()
-    assert [re.sub(r"\s+", " ", text) for text in moved] == ["▲ 1 up 1 place", "▲ 2 up 2 places", "= same place",
-        "▼ 3 down 3 places", "= same place"]
+    assert [re.sub(r"\s+", " ", text) for text in moved] == [
+        "▲ 1 up 1 place",
+        "▲ 2 up 2 places",
+        "= same place",
+        "▼ 3 down 3 places",
+        "= same place",
+    ]
     page.get_by_role("button", name="JSON").click()
     assert '"relevance_score"' in page.locator("#json-holder code").inner_text()
 
@@ -89,9 +94,15 @@ def test_a_threshold_dims_what_is_below_and_counts_what_stays(page: sync_api.Pag
 
 def test_the_call_is_shown_for_each_client_as_one_types(page: sync_api.Page, server: Server) -> None:
     begin(page, server, LINES, query="")
-    for name, mark in (("curl", "curl -s"), ("httpx", "import httpx"), ("cohere", "cohere.ClientV2"),
-                       ("voyageai", "voyageai.Client"), ("LangChain", "CohereRerank"), ("LlamaIndex", "TextNode"),
-                       ("JavaScript", "await fetch")):
+    for name, mark in (
+        ("curl", "curl -s"),
+        ("httpx", "import httpx"),
+        ("cohere", "cohere.ClientV2"),
+        ("voyageai", "voyageai.Client"),
+        ("LangChain", "CohereRerank"),
+        ("LlamaIndex", "TextNode"),
+        ("JavaScript", "await fetch"),
+    ):
         page.locator("#languages").get_by_role("button", name=name, exact=True).click()
         sync_api.expect(page.locator("#snippet")).to_contain_text(mark)
         page.get_by_label("Query", exact=True).fill(f"it's {name}'s")
@@ -116,8 +127,18 @@ def test_what_a_document_holds_is_shown_as_text(page: sync_api.Page, server: Ser
     [
         ("a.txt", "one\n\n two \r\nthree", "3 documents instead of the sample", ["one", "two", "three"]),
         ("a.csv", 'id,text\n1,"a ""b"", c"\n2,"d\ne"\n', "2 documents", ['a "b", c', "d\ne"]),
-        ("a.csv", "x,long column\ny,longer column\n", "column 2, the longest, was taken", ["long column", "longer column"]),
-        ("corpus.jsonl", '{"_id": "1", "title": "T", "text": "u"}\n{"_id": "2", "text": "v"}\n', "2 documents", ["T u", "v"]),
+        (
+            "a.csv",
+            "x,long column\ny,longer column\n",
+            "column 2, the longest, was taken",
+            ["long column", "longer column"],
+        ),
+        (
+            "corpus.jsonl",
+            '{"_id": "1", "title": "T", "text": "u"}\n{"_id": "2", "text": "v"}\n',
+            "2 documents",
+            ["T u", "v"],
+        ),
         ("a.json", '["p", {"content": "q"}]', "2 documents", ["p", "q"]),
         ("a.jsonl", '{"text": "u"}\n{oops\n', "a.jsonl, line 2: this is not JSON. Nothing was added.", None),
         ("a.csv", 'text\n"open', "Line 2: a quote is not closed. Nothing was added.", None),

@@ -26,7 +26,9 @@ _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg"
 
 def add_web(app: FastAPI) -> None:
     """`GET /` for browsers, and the files that the page is made of."""
-    served = {file.name: file.read_bytes() for file in (files("reranker_serve") / "web").iterdir() if _suffix(file.name)}
+    served = {
+        file.name: file.read_bytes() for file in (files("reranker_serve") / "web").iterdir() if _suffix(file.name)
+    }
 
     async def page(request: Request) -> Response:
         if not asks_for_page(request.scope, PAGE):
