@@ -233,7 +233,7 @@ def _units(found: Sequence[Found]) -> FloatArray:
 def _ranked(index: int, found: Found, score: float, probability: float | None) -> RankedDocument:
     if found is None:
         return RankedDocument(index, None, truncated=False)
-    return RankedDocument(index, score, found.truncated, found.chunks, found.unit, probability)
+    return RankedDocument(index, score, found.truncated, found.chunks, found.unit, probability, tokens=found.tokens)
 
 
 def _check_finite(scores: Scores) -> None:

@@ -85,7 +85,8 @@ class RankedDocument:
     """A place in the ranking: `index` is the document's position in the request.
 
     `score` is None where the document was not read before the request's deadline. `chunks` tells in how many pieces
-    it was read. `unit` is as in `Encoded`. `probability` is None where scores are not calibrated.
+    it was read, `tokens` how many of its sequences were, without what all documents of a request share. `unit` is as in
+    `Encoded`. `probability` is None where scores are not calibrated.
     """
 
     index: int
@@ -94,6 +95,7 @@ class RankedDocument:
     chunks: int = 1
     unit: float = 1.0
     probability: float | None = None
+    tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import httpx
 import pytest
 
+import reranker_serve
 from reranker_serve.backends.fake import FakeBackend
 from tests.conftest import Connect
 
@@ -76,3 +78,58 @@ async def test_the_page_loads_from_here_alone_and_stands_in_no_frame(connect: Co
         for source in re.findall(r'(?:src|href)="([^"]+)"', reply.text):
             assert source.startswith("./docs/")
             assert (await client.get(source)).status_code == 200
+
+
+PAGE = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
+
+
+async def test_a_browser_gets_the_page_and_clients_what_they_got_before(connect: Connect) -> None:
+    async with connect(api_key="first") as client:
+        page = await client.get("/", headers=PAGE)
+        assert (page.status_code, page.headers["Vary"]) == (200, "Accept")
+        assert page.headers["Content-Type"].startswith("text/html")
+        links = re.findall(r'(?:src|href)="([^"#]+)"', page.text)
+        assert len(links) > 10
+        for link in links:
+            assert (await client.get(link)).status_code == 200, link
+        assert (await client.get("/")).status_code == 401
+        assert (await client.post("/", headers=PAGE)).status_code == 401
+        key = {"X-Api-Key": "first"}
+        refused = await client.get("/", headers=key)
+        assert (refused.status_code, refused.headers["Allow"]) == (405, "POST")
+        assert (await client.post("/", headers=key, json={"query": "a", "texts": ["a"]})).status_code == 200
+        for path in ("/web/index.html", "/web/nothing.js", "/web/..%2fapp.py"):
+            assert (await client.get(path)).status_code == 404, path
+    async with connect(enable_page="false") as client:
+        assert (await client.get("/", headers=PAGE)).status_code == 405
+        assert (await client.get("/web/app.js")).status_code == 404
+
+
+async def test_the_parts_of_the_page_are_sent_again_when_they_changed(connect: Connect) -> None:
+    async with connect() as client:
+        part = await client.get("/web/app.js")
+        assert part.headers["Content-Type"].startswith("text/javascript")
+        assert part.headers["Cache-Control"] == "no-cache"
+        again = await client.get("/web/app.js", headers={"If-None-Match": part.headers["ETag"]})
+        assert (again.status_code, again.content) == (304, b"")
+
+
+async def test_the_policy_of_the_page_is_strict_and_names_another_server_only_if_asked_to(connect: Connect) -> None:
+    async with connect() as client:
+        for address, calls in (
+            ("/", "'self'"),
+            ("/?with=https://other.example:8443", "'self' https://other.example:8443"),
+            ("/?with=*", "'self'"),
+            ("/?with=https://a.example;script-src%20*", "'self'"),
+        ):
+            headers = (await client.get(address, headers=PAGE)).headers
+            policy = dict(part.strip().split(" ", 1) for part in headers["Content-Security-Policy"].split(";"))
+            assert policy["connect-src"] == calls, address
+            assert (policy["default-src"], policy["script-src"], policy["style-src"]) == ("'none'", "'self'", "'self'")
+            assert policy["frame-ancestors"] == "'none'"
+            assert headers["Referrer-Policy"] == "no-referrer"
+
+
+def test_the_page_is_small() -> None:
+    folder = Path(reranker_serve.__file__).parent / "web"
+    assert sum(file.stat().st_size for file in folder.iterdir()) < 150_000

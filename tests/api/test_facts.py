@@ -37,6 +37,7 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
         "prompt": None,
         "score_scale": "relevance_score = sigmoid(raw score); raw score = shared words - 1",
         "listwise": False,
+        "takes_instruction": False,
         "device": "cpu",
         "dtype": "float32",
         "precision_note": None,

@@ -106,6 +106,19 @@ async def test_everything_answers_under_a_prefix(client: httpx.AsyncClient) -> N
     assert (await client.get("/rerank", headers=KEY)).status_code == 405
 
 
+async def test_the_page_for_browsers_and_its_parts_are_found_under_a_prefix(
+    client: httpx.AsyncClient, prefix: str
+) -> None:
+    # Without the slash a browser is sent to where it is, unless that is where one reranks.
+    for address in ("/",) if prefix == "/rerank" else ("", "/"):
+        url = str(client.base_url).rstrip("/") + address
+        reply = await client.get(url, headers={"Accept": "text/html"}, follow_redirects=True)
+        assert reply.status_code == 200
+        for link in re.findall(r'(?:src|href)="([^"#]+)"', reply.text):
+            assert (await client.get(urljoin(str(reply.url), link))).status_code == 200, link
+        assert (await client.post(urljoin(str(reply.url), "rerank"), json=GOOD, headers=KEY)).status_code == 200
+
+
 async def test_the_page_finds_its_parts_under_a_prefix(client: httpx.AsyncClient) -> None:
     for page in ("/docs", "/docs/"):
         reply = await client.get(page)

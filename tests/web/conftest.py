@@ -17,7 +17,8 @@ CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shuti
 KEY = "open sesame"
 
 
-@pytest.fixture(scope="session")
+# Of the package, not of the session: while Playwright runs, its thread can run no test that is a coroutine.
+@pytest.fixture(scope="package")
 def browser() -> Iterator[sync_api.Browser]:
     if CHROMIUM is None:
         pytest.skip("no Chromium is installed (apt-get install chromium)")
@@ -29,14 +30,14 @@ def browser() -> Iterator[sync_api.Browser]:
         browser.close()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     with running(tmp_path_factory.mktemp("web"), FAKE_SERVER, model_name="fake") as server:
         server.wait_ready()
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def locked_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder: Path = tmp_path_factory.mktemp("web-locked")
     with running(folder, FAKE_SERVER, model_name="fake", api_key=KEY) as server:

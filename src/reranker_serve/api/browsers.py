@@ -45,8 +45,8 @@ _DOCS = {
 def page_policy(other: str | None) -> str:
     """The policy of the page at `/`: its own files, calls to this server, and to one `other` origin.
 
-    It names the other, which the page has in its address once a person asked for it: the page, with the documents in it,
-    can send nothing anywhere else.
+    The other is one that a person asked for, so that it stands in the page's address. What is on the page can be sent
+    nowhere else.
     """
     return (
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:;"

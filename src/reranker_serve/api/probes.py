@@ -81,6 +81,7 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "prompt": scorer.family.prompt,
         "score_scale": scorer.family.score_scale,
         "listwise": scorer.family.listwise,
+        "takes_instruction": scorer.family.takes_instruction,
         "device": scorer.backend.device,
         "dtype": scorer.backend.dtype,
         "precision_note": scorer.info.precision_note,

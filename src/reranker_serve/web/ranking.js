@@ -1,5 +1,6 @@
 /** A ranking as a table: places and how they changed, scores, what was cut off, and why. */
 
+import { unitsOf } from "./cut.js";
 import { copyText, counted, digits, element, number, showRows, spoken } from "./elements.js";
 import { thumbs } from "./judgments.js";
 
@@ -117,15 +118,10 @@ function pieces(row, whole) {
   return [...parts.filter(Boolean), ...(end < row.text.length ? [" …"] : [])];
 }
 
-/** Where a span is, in the units that JavaScript counts: the server counts code points. */
-export function place(text, { start, end }) {
-  const points = (count, from) => {
-    let at = from;
-    for (let left = count; left > 0 && at < text.length; left -= 1) at += text.codePointAt(at) > 0xffff ? 2 : 1;
-    return at;
-  };
-  const first = points(start, 0);
-  return [first, points(end - start, first)];
+/** Where a span is, in units of UTF-16: the server counts code points. */
+function place(text, { start, end }) {
+  const first = unitsOf(text, start);
+  return [first, unitsOf(text, end - start, first)];
 }
 
 const MOST_JSON = 60_000;

@@ -1,5 +1,6 @@
 /** The view in which documents are ranked. */
 
+import { locateCuts } from "./cut.js";
 import { readFile, readText, summary } from "./documents.js";
 import { change, draft, draftIsKept, filled, onDraft, request } from "./draft.js";
 import { byId, copyText, counted, debounced, digits, element, milliseconds, number, showRows } from "./elements.js";
@@ -238,8 +239,19 @@ function showResult(found) {
   if (byId("threshold-of").hidden) byId("threshold-of").value = "score";
   showThreshold();
   if (!byId("json-holder").hidden) showJson(byId("json-holder"), reply);
+  if (!reply.query_truncated) markCuts(rows, body);
   // On a narrow screen the result stands below all documents.
   if (byId("result").getBoundingClientRect().top > innerHeight - 100) byId("result").scrollIntoView({ block: "start" });
+}
+
+/** Shown when it is known: the ranking does not wait for it. */
+async function markCuts(rows, body) {
+  try {
+    await locateCuts(rows, body);
+    rows.filter((row) => row.readTo !== undefined).forEach((row) => row.redraw?.());
+  } catch (error) {
+    if (!(error instanceof Problem)) throw error; // without it there are just no marks
+  }
 }
 
 /** The half of the sentence that is about the scores shown. */

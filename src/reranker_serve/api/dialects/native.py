@@ -12,7 +12,7 @@ from reranker_serve.types import RerankResult
 def from_core(result: RerankResult, body: EchoingRequest, reply: Reply) -> dict[str, Any]:
     content = superset_reply(result, body, reply, "1")
     for row, ranked in zip(content["results"], result.ranking, strict=True):
-        row["truncated"] = ranked.truncated
+        row |= {"truncated": ranked.truncated, "tokens": ranked.tokens}
     timings = result.timings
     return content | {
         "query_truncated": result.query_truncated,
