@@ -61,13 +61,18 @@ def superset_reply(result: RerankResult, body: SupersetRequest, reply: Reply, ap
         "meta": {
             "api_version": {"version": api_version},
             "billed_units": {
-                "search_units": -(-len(body.documents) // _DOCUMENTS_PER_UNIT),
+                "search_units": search_units(len(body.documents)),
                 "input_tokens": tokens,
                 "total_tokens": tokens,
             },
             "tokens": {"input_tokens": tokens, "output_tokens": 0},
         },
     }
+
+
+def search_units(documents: int) -> int:
+    """What Cohere bills for a query with so many documents."""
+    return -(-documents // _DOCUMENTS_PER_UNIT)
 
 
 def usage(result: RerankResult) -> dict[str, int]:

@@ -75,6 +75,11 @@ class Metrics:
         return generate_latest(registry)
 
 
+def counted(counter: Counter) -> int:
+    """What this process alone has counted; `counter` is one without labels."""
+    return int(next(sample.value for metric in counter.collect() for sample in metric.samples))
+
+
 def _forget_dead_workers(folder: Path) -> None:
     """Gauges of a worker that crashed must not be summed for ever."""
     for path in folder.glob("gauge_livesum_*.db"):
