@@ -14,6 +14,8 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
+from reranker_serve.types import Place
+
 # 128 bits: two of a billion different pairs share a key with a probability of 1e-21.
 _DIGEST_BYTES = 16
 
@@ -26,6 +28,7 @@ class PairScore:
 
     `tokens` are the document's own; `shared_tokens` those that all documents of its request
     share (a prefix, or an embedding model's query), which count once a request. `unit` is as in `Encoded`.
+    `sentences` are those of the document with the raw score of each; None if they were not scored beside it.
     """
 
     raw: float
@@ -35,6 +38,7 @@ class PairScore:
     shared_tokens: int
     query_truncated: bool
     unit: float = 1.0
+    sentences: tuple[tuple[Place, float], ...] | None = None
 
     @property
     def may_be_kept(self) -> bool:

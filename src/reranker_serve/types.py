@@ -42,6 +42,17 @@ WHOLE = Cut()
 
 
 @dataclass(frozen=True, slots=True)
+class SpanOptions:
+    """Which sentences of a document come back: at most `max_spans`, those that score `threshold` or more.
+
+    The threshold is on the scale of the scores that come back; None: 0.1 of relevance.
+    """
+
+    threshold: float | None = None
+    max_spans: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class RerankRequest:
     """One query and the documents to score against it, as plain text.
 
@@ -49,7 +60,7 @@ class RerankRequest:
     sequence) for this request. `raw_scores` asks for the model's own scale. Without
     `truncate` a text that does not fit is an error. Of what waits, a lower `priority` is
     computed earlier. `timeout` narrows the server's, in seconds: all is done by then, or nothing. `deadline`, in
-    seconds, asks for what is done by then.
+    seconds, asks for what is done by then. `spans` asks for the relevant sentences of the documents that come back.
     """
 
     query: str
@@ -64,6 +75,7 @@ class RerankRequest:
     priority: int = 0
     timeout: float | None = None
     deadline: float | None = None
+    spans: SpanOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,24 +90,38 @@ class ScoreRequest:
 
 
 @dataclass(frozen=True, slots=True)
+class Span:
+    """A sentence of a document: its characters (code points) from `start` up to `end`, and its score."""
+
+    start: int
+    end: int
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
 class RankedDocument:
     """A place in the ranking: `index` is the document's position in the request.
 
     `score` is None where the document was not read before the request's deadline. `chunks` tells in how many pieces
-    it was read.
+    it was read. `spans` are its relevant sentences, best first; None if they were not asked for, or not read in time.
     """
 
     index: int
     score: float | None
     truncated: bool
     chunks: int = 1
+    spans: tuple[Span, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens the model read for this request; equal documents and a shared prefix are read once."""
+    """Tokens the model read for this request; equal documents and a shared prefix are read once.
+
+    `span_tokens` are those of them that were read to find relevant sentences; None if those were not asked for.
+    """
 
     prompt_tokens: int
+    span_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,6 +192,19 @@ def count_tokens(items: Iterable[EncodedItem]) -> int:
     return own + sum(prefixes.values())
 
 
+# Of a sentence in its text: its first character, and the one behind its last.
+Place = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sentences:
+    """Where a document's sentences are; `owners`, [vectors], tells for each vector that is read
+    of its items, one item after the other, of which sentence it is: -1 for none."""
+
+    places: tuple[Place, ...]
+    owners: TokenArray
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """A query and documents as the model reads them; `truncated` has one flag a document.
@@ -173,6 +212,7 @@ class Encoded:
     `chunks` has each document's number of items, which stand together and come last; before them may stand items of
     the query alone. `unit` is the raw score that `Family.activate` counts as one, where that depends on the query.
     `blocks`, where items hold several documents, has for each item how many of its tokens count as each document's.
+    `sentences` has an entry a document where they are to be scored by the same vectors, None if that cannot be.
     """
 
     items: tuple[EncodedItem, ...]
@@ -181,6 +221,7 @@ class Encoded:
     chunks: tuple[int, ...]
     unit: float = 1.0
     blocks: tuple[tuple[int, ...], ...] = ()
+    sentences: tuple[Sentences | None, ...] = ()
 
     @property
     def first(self) -> int:
@@ -240,6 +281,23 @@ class Family(Protocol):
 
     def activate(self, raw: FloatArray) -> FloatArray:
         """Raw scores, in units of `Encoded.unit` -> relevance in [0, 1], same shape and the same order."""
+
+
+@runtime_checkable
+class LocatingFamily(Family, Protocol):
+    """A family whose score of a document is made of vectors that stand at places of its text.
+
+    Of the vectors of some of these places `combine` makes the score of what stands there.
+    """
+
+    def locate(
+        self, encoded: Encoded, documents: Sequence[str], *, max_length: int, cut: Cut
+    ) -> list[TokenArray | None]:
+        """For each document, [vectors], the last character of its text that each vector of its items stands for, one
+        item after the other: -1 where it is not of the text. None where that is not known.
+
+        The arguments are those of `encode`, and what it gave.
+        """
 
 
 class Backend(Protocol):

@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from reranker_serve.api.dialect import Dialect, Reply
 from reranker_serve.api.dialects.tei import error
-from reranker_serve.api.options import Options, chunk_count
+from reranker_serve.api.options import Options, extras
 from reranker_serve.api.pairs import score_request
 from reranker_serve.errors import NoDocuments
 from reranker_serve.types import RerankResult, ScoreRequest
@@ -49,7 +49,7 @@ def to_core(body: PredictBody) -> ScoreRequest:
 
 def from_core(result: RerankResult, body: PredictBody, reply: Reply) -> list[Any]:
     """A list of the labels of one pair, or a list of such lists."""
-    rows = [[{"score": ranked.score, "label": _LABEL, **chunk_count(body, ranked.chunks)}] for ranked in result.ranking]
+    rows = [[{"score": ranked.score, "label": _LABEL, **extras(body, ranked)}] for ranked in result.ranking]
     return rows[0] if isinstance(body.inputs, tuple) else rows
 
 
