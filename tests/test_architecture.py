@@ -18,7 +18,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
-    ["types", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
+    ["types", "places", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
     ["settings", "rates", "telemetry", "keys", "checkpoint", "published"],
     ["families", "backends"],
     ["engine", "cache", "sentences"],

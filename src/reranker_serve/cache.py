@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
-from reranker_serve.types import Place
+from reranker_serve.places import Place
 
 # 128 bits: two of a billion different pairs share a key with a probability of 1e-21.
 _DIGEST_BYTES = 16

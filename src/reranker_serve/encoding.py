@@ -9,13 +9,14 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import islice
+from itertools import islice, takewhile
 from threading import Event
 
 from reranker_serve.engine.admission import CharacterBudget
 from reranker_serve.engine.pace import Density
 from reranker_serve.engine.tokenizers import Tokenizers
 from reranker_serve.errors import RequestTooLarge, TooLong
+from reranker_serve.places import Place, Sentences
 from reranker_serve.sentences import owners, sentences
 from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import (
@@ -25,8 +26,6 @@ from reranker_serve.types import (
     EncodedItem,
     Family,
     LocatingFamily,
-    Place,
-    Sentences,
     Token,
     TokenArray,
     count_tokens,
@@ -226,11 +225,12 @@ def _merge(parts: Sequence[Encoded]) -> Encoded:
 
 
 def _sentences(query: Query, text: str) -> tuple[Place, ...]:
-    """Of what may be read of a document, as far as it can be told without tokenizing it."""
-    skipped = max(0, len(text) - query.reach) if query.cut.side == "left" else 0
+    """Those that begin in what may be read of a document, as far as that can be told without tokenizing it."""
     longest = min(max(_SHORTEST, _CHARACTERS_OF_SENTENCE * query.max_length), _LONGEST)
-    found = sentences(text[skipped : skipped + query.reach], longest)
-    return tuple((skipped + start, skipped + stop) for start, stop in islice(found, _MOST_SENTENCES))
+    skipped = max(0, len(text) - query.reach) if query.cut.side == "left" else 0
+    found = ((skipped + start, skipped + stop) for start, stop in sentences(text[skipped:], longest))
+    begun = takewhile(lambda place: place[0] < skipped + query.reach, found)
+    return tuple(islice(begun, 1 if skipped else 0, _MOST_SENTENCES))
 
 
 def _located(query: Query, text: str, places: TokenArray | None) -> Sentences | None:

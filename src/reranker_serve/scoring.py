@@ -17,11 +17,12 @@ from reranker_serve.encoding import Asked, Encoding, Query
 from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.job import Job, JobResult
+from reranker_serve.places import Place
 from reranker_serve.sentences import by_owner
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
-from reranker_serve.types import Encoded, FloatArray, Outputs, Place, Scorer, count_tokens
+from reranker_serve.types import Encoded, FloatArray, Outputs, Scorer, count_tokens
 
 # Above this many characters, cache keys are made on a thread, so that other callers do not wait for it.
 _LARGE_REQUEST_CHARACTERS = 256 * 1024

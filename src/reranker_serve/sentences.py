@@ -10,7 +10,8 @@ from functools import cache
 import numpy as np
 import sentencex
 
-from reranker_serve.types import FloatArray, Place, TokenArray
+from reranker_serve.places import Place
+from reranker_serve.types import FloatArray, TokenArray
 
 # The segmenter sees so many characters at a time: of Chinese it takes the square of a paragraph's length.
 _PIECE = 2048

@@ -15,18 +15,9 @@ import numpy as np
 from reranker_serve.cache import Found
 from reranker_serve.encoding import Query
 from reranker_serve.errors import InferenceFailed, RequestTooLarge
+from reranker_serve.places import Place, Span, SpanOptions
 from reranker_serve.scoring import Scores, Scoring, Terms
-from reranker_serve.types import (
-    Cut,
-    Family,
-    FloatArray,
-    Place,
-    RankedDocument,
-    RerankRequest,
-    RerankResult,
-    Span,
-    SpanOptions,
-)
+from reranker_serve.types import Cut, Family, FloatArray, RankedDocument, RerankRequest, RerankResult
 
 # Of relevance, where a request names no threshold.
 _THRESHOLD = 0.1

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker_serve.places import Sentences, Span, SpanOptions
 from reranker_serve.readouts import Readout
 
 FloatArray = NDArray[np.float32]
@@ -39,17 +40,6 @@ class Cut:
 
 
 WHOLE = Cut()
-
-
-@dataclass(frozen=True, slots=True)
-class SpanOptions:
-    """Which sentences of a document come back: at most `max_spans`, those that score `threshold` or more.
-
-    The threshold is on the scale of the scores that come back; None: 0.1 of relevance.
-    """
-
-    threshold: float | None = None
-    max_spans: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,15 +77,6 @@ class ScoreRequest:
 
     requests: tuple[RerankRequest, ...]
     positions: tuple[tuple[int, ...], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Span:
-    """A sentence of a document: its characters (code points) from `start` up to `end`, and its score."""
-
-    start: int
-    end: int
-    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,19 +171,6 @@ def count_tokens(items: Iterable[EncodedItem]) -> int:
         if item.prefix is not None:
             prefixes[id(item.prefix)] = len(item.prefix)
     return own + sum(prefixes.values())
-
-
-# Of a sentence in its text: its first character, and the one behind its last.
-Place = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class Sentences:
-    """Where a document's sentences are; `owners`, [vectors], tells for each vector that is read
-    of its items, one item after the other, of which sentence it is: -1 for none."""
-
-    places: tuple[Place, ...]
-    owners: TokenArray
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,12 @@ CASES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "truncation": [(False, {})],
     "max_chunks_per_doc": [(4, {}), (2, {"max_length": 10})],
     "overlap_tokens": [(2, {"max_length": 10, "max_chunks_per_doc": 9})],
+    "relevant_spans": [
+        ({"mode": "enabled"}, {}),
+        ({"mode": "enabled", "threshold": 0.5}, {}),
+        ({"mode": "enabled", "threshold": 0.5}, {"relevant_spans": {"mode": "enabled"}}),
+        ({"mode": "enabled", "max_spans": 1}, {"relevant_spans": {"mode": "enabled"}}),
+    ],
     "raw_scores": [(True, {}), ("true", {})],
     "use_activation": [(False, {})],
     "activation": [(False, {})],

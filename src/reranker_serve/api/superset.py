@@ -10,7 +10,8 @@ from pydantic import AliasChoices, BaseModel, Field
 from reranker_serve.api.dialect import Reply
 from reranker_serve.api.documents import Documents, Query, document_texts, echo
 from reranker_serve.api.options import Number, Options, Whole, core_request, extras
-from reranker_serve.types import RerankRequest, RerankResult, SpanOptions
+from reranker_serve.places import SpanOptions
+from reranker_serve.types import RerankRequest, RerankResult
 
 # Cohere bills one search unit for a query with up to this many documents.
 _DOCUMENTS_PER_UNIT = 100
