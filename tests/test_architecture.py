@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "places", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
-    ["settings", "rates", "telemetry", "keys", "checkpoint", "published"],
+    ["settings", "rates", "telemetry", "keys", "checkpoint", "published", "judgments"],
     ["families", "backends"],
     ["engine", "cache", "sentences"],
     ["encoding"],

@@ -11,7 +11,10 @@ import pytest
 
 from reranker_serve.cli import main
 from reranker_serve.errors import StartupError
-from reranker_serve.tools.evaluate import add_arguments, bm25, evaluate, quality, read_collection, run
+from reranker_serve.judgments.candidates import candidates
+from reranker_serve.judgments.collection import Judgments
+from reranker_serve.judgments.read import Source, read
+from reranker_serve.tools.evaluate import add_arguments, evaluate, quality, run
 from tests.conftest import fake_settings
 from tests.server.processes import FAKE_SERVER, running
 
@@ -37,6 +40,10 @@ def by_table(scores: dict[str, float]) -> Callable[[str, Sequence[str]], list[fl
     return lambda _, documents: [by_text[text] for text in documents]
 
 
+def read_collection(folder: Path, limit: int | None = None) -> Judgments:
+    return read(Source(folder)).first(limit)
+
+
 def test_only_judged_queries_are_asked_in_file_order(folder: Path) -> None:
     assert list(read_collection(folder).queries) == ["q1", "q3"]
     assert list(read_collection(folder, 1).queries) == ["q1"]
@@ -53,11 +60,12 @@ def test_the_measures_are_those_computed_by_hand(folder: Path) -> None:
 
 def test_reranking_reorders_the_candidates_of_bm25_only(folder: Path) -> None:
     collection = read_collection(folder, 1)
-    assert set(bm25(collection, 2)["q1"]) == {"d2", "d4"}
-    best = evaluate(collection, 4, by_table({"d1": 1, "d2": 9, "d3": 5, "d4": 0}), "m", "float32")
-    worst = evaluate(collection, 4, by_table({"d1": 1, "d2": -9, "d3": -5, "d4": 0}), "m", "float32")
+    assert set(candidates(collection, 2).run["q1"]) == {"d2", "d4"}
+    found = candidates(collection, 4)
+    best = evaluate(collection, found, by_table({"d1": 1, "d2": 9, "d3": 5, "d4": 0}), "m", "float32")
+    worst = evaluate(collection, found, by_table({"d1": 1, "d2": -9, "d3": -5, "d4": 0}), "m", "float32")
     assert best.model_ndcg10 > worst.model_ndcg10
-    assert best.bm25_ndcg10 == worst.bm25_ndcg10
+    assert best.first_ndcg10 == worst.first_ndcg10
     assert (best.queries, best.documents, best.pairs) == (1, 4, 4)
 
 
@@ -85,12 +93,12 @@ def parsed(*arguments: str) -> argparse.Namespace:
     ("file", "content", "said"),
     [
         ("qrels/test.tsv", None, "test.tsv cannot be read"),
-        ("qrels/test.tsv", "a\tb\n1\t2\n", "test.tsv cannot be read"),
+        ("qrels/test.tsv", "a\tb\n1\t2\n", "test.tsv line 1: the columns must be query-id, corpus-id and score"),
         ("corpus.jsonl", None, "corpus.jsonl cannot be read"),
-        ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n{oops\n', "corpus.jsonl line 2 is not a JSON object"),
-        ("queries.jsonl", "[]\n", "queries.jsonl line 1 is not a JSON object"),
-        ("queries.jsonl", '{"_id": 1, "text": "a"}\n', "line 1: _id and text must be strings"),
-        ("queries.jsonl", "", "no judged queries"),
+        ("corpus.jsonl", '{"_id": "d1", "text": "a"}\n{oops\n', "corpus.jsonl line 2: is not JSON"),
+        ("queries.jsonl", "[]\n", "queries.jsonl line 1: is neither JSON nor an id, a tab and a text"),
+        ("queries.jsonl", '{"_id": null, "text": "a"}\n', "line 1: _id and text must be strings"),
+        ("queries.jsonl", '{"_id": "q9", "text": "a"}', "no judged queries"),
     ],
 )
 def test_a_broken_collection_is_one_line(folder: Path, file: str, content: str | None, said: str) -> None:
@@ -112,4 +120,16 @@ def test_bm25_finds_what_is_known_of_a_real_collection() -> None:
     if not data:
         pytest.skip("RR_TEST_DATA is not set: no judged collections")
     collection = read_collection(Path(data) / "collections" / "scifact")
-    assert quality(collection, bm25(collection, 50))[0] == pytest.approx(0.662, abs=0.001)
+    assert quality(collection, candidates(collection, 50).run)[0] == pytest.approx(0.662, abs=0.001)
+
+
+def test_judgments_with_texts_of_their_own_need_no_corpus(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = folder / "judged.jsonl"
+    path.write_text('{"query": "blue whale", "positive": "a blue whale", "negative": ["a fox", "a blue sky"]}\n')
+    result = folder / "result.json"
+    with running(folder, FAKE_SERVER, model_name="fake") as server:
+        server.wait_ready()
+        assert main(["evaluate", str(path), "--url", server.url, "--json", str(result)]) == 0
+    report = json.loads(result.read_text())
+    assert (report["first"], report["first_ndcg10"], report["model_mrr10"]) == ("judged documents", None, 1.0)
+    assert "3 pairs of judged documents" in capsys.readouterr().out
