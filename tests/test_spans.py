@@ -17,7 +17,6 @@ from reranker_serve.places import SpanOptions
 from reranker_serve.service import Reranker
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.types import (
-    Cut,
     EncodedItem,
     FloatArray,
     RerankRequest,
@@ -121,13 +120,12 @@ async def test_a_blank_document_has_no_sentence() -> None:
     assert result.usage.span_tokens == 0
 
 
-@pytest.mark.parametrize(("side", "expected"), [("right", "one."), ("left", "end.")])
-async def test_only_what_may_be_read_is_looked_at(side: str, expected: str) -> None:
-    text = "Whale one. " + "Nothing at all. " * 500 + "Whale end."
+async def test_what_was_cut_off_the_document_is_looked_at_too() -> None:
+    text = "Nothing at all. " * 500 + "Whale end."
     async with serving() as reranker:
-        changes = {"cut": Cut(side=side), "max_length": 16}  # type: ignore[arg-type]
-        result = await reranker.rerank(ask((text,), threshold=0.5, **changes))
-    assert told(result, (text,)) == {0: [(f"Whale {expected}", sigmoid(0))]}
+        result = await reranker.rerank(ask((text,), threshold=0.5, max_length=16))
+    assert result.ranking[0].truncated
+    assert told(result, (text,)) == {0: [("Whale end.", sigmoid(0))]}
 
 
 async def test_of_very_many_sentences_the_first_thousand_are_looked_at() -> None:
@@ -144,8 +142,7 @@ async def test_a_long_sentence_comes_in_parts() -> None:
     async with serving() as reranker:
         result = await reranker.rerank(ask((text,), max_length=64))
     found = told(result, (text,))[0]
-    # As many of them as begin in the 64 * 8 characters that may be read.
-    assert [text for text, _ in found] == [" ".join(["whale"] * 21)] * 5
+    assert [text for text, _ in found] == [" ".join(["whale"] * 21)] * 14 + [" ".join(["whale"] * 6)]
 
 
 async def test_a_text_that_must_not_be_cut_may_have_long_sentences() -> None:

@@ -103,15 +103,16 @@ class Encoding:
         return await self._tokenizers.run(characters, lambda: [self._family.tokens(text, special) for text in texts])
 
     async def sentences(self, query: Query) -> list[tuple[Place, ...]]:
-        """Where those of each document are: of what may be read of it, the first thousand.
+        """Where those of each document are, the first thousand.
 
         When cancelled it stops soon.
         """
         given_up = Event()
-        characters = sum(min(len(text), query.reach) for text in query.documents)
+        characters = sum(map(len, query.documents))
         try:
             return await self._tokenizers.run(
-                characters, lambda: [() if given_up.is_set() else _sentences(query, text) for text in query.documents]
+                characters,
+                lambda: [() if given_up.is_set() else tuple(_sentences(query, text)) for text in query.documents],
             )
         except asyncio.CancelledError:
             given_up.set()
@@ -224,19 +225,17 @@ def _merge(parts: Sequence[Encoded]) -> Encoded:
     )
 
 
-def _sentences(query: Query, text: str) -> tuple[Place, ...]:
-    """Those that begin in what may be read of a document, as far as that can be told without tokenizing it."""
+def _sentences(query: Query, text: str) -> Iterator[Place]:
+    """The first ones, each found when it is its turn."""
     longest = min(max(_SHORTEST, _CHARACTERS_OF_SENTENCE * query.max_length), _LONGEST)
-    skipped = max(0, len(text) - query.reach) if query.cut.side == "left" else 0
-    found = ((skipped + start, skipped + stop) for start, stop in sentences(text[skipped:], longest))
-    begun = takewhile(lambda place: place[0] < skipped + query.reach, found)
-    return tuple(islice(begun, 1 if skipped else 0, _MOST_SENTENCES))
+    return islice(sentences(text, longest), _MOST_SENTENCES)
 
 
 def _located(query: Query, text: str, places: TokenArray | None) -> Sentences | None:
     if places is None:
         return None
-    found = _sentences(query, text)
+    last = places.max(initial=-1)
+    found = tuple(takewhile(lambda place: place[0] <= last, _sentences(query, text)))
     return Sentences(found, owners(found, places))
 
 

@@ -20,12 +20,10 @@ QUESTION = "What do pandas eat?"
 # The sentence that answers in the middle of others, in scripts of several kinds.
 SCRIPTS = [
     (
-        "What do pandas eat?",
         "Pandas eat bamboo.",
         ["😀😀 Markets fell!", "E\u0301te\u0301 is warm.", "我爱北京。", "مرحبا؟"],
     ),
     (
-        "What do pandas eat?",
         "👩‍👩‍👧 Pandas eat bamboo! 🎋",
         ["שלום.", "यह वाक्य है।", "これは文です。", "The train is late."],
     ),
@@ -50,7 +48,7 @@ def share(cases: Sequence[Case], way: object) -> float:
 
 
 def test_the_sentence_that_answers_comes_first(cases: list[Case]) -> None:
-    """All 1,092 questions: 0.739 and 0.738 (docs/quality.md); a random sentence of twenty: 0.05."""
+    """Of all 1,092 questions: docs/quality.md. A sentence by chance: one in twenty."""
     assert len(cases) > 1000
     some = among(cases, 3)[::55]
     assert all(case.text[slice(*case.places[case.answer])].strip() for case in some)

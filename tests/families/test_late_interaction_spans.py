@@ -145,7 +145,7 @@ async def test_where_places_are_not_known_sentences_are_read_as_documents(text: 
     assert result.usage.span_tokens is not None
     assert (result.usage.span_tokens == 0) == known
     assert "Plant 39 makes food." in found
-    assert "Plant 0 makes food." not in found
+    assert ("Plant 0 makes food." in found) != known
 
 
 async def test_what_has_no_vector_is_no_span(folder: Path) -> None:
