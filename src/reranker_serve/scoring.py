@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from array import array
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
@@ -17,7 +18,6 @@ from reranker_serve.encoding import Asked, Encoding, Query
 from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.job import Job, JobResult
-from reranker_serve.places import Place
 from reranker_serve.sentences import by_owner
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
@@ -231,18 +231,19 @@ class Scoring:
     def _with_sentences(self, found: Sequence[Found], encoded: Encoded, outputs: Outputs) -> list[Found]:
         """Beside the documents' scores those of their sentences, each by the vectors that stand in it."""
         items = iter(outputs[encoded.first :])
-        places: list[list[Place]] = []
-        parts: list[FloatArray] = []
+        owned: list[dict[int, FloatArray]] = []
         for score, chunks, there in zip(found, encoded.chunks, encoded.sentences, strict=True):
             vectors = np.concatenate(list(islice(items, chunks)))
-            own = by_owner(vectors, there.owners) if score and there else {}
-            places.append([there.places[number] for number in own] if there else [])
-            parts += own.values()
+            owned.append(by_owner(vectors, there.owners) if score and there else {})
+        parts = [part for own in owned for part in own.values()]
         raw = iter(self._family.combine([*outputs[: encoded.first], *parts]).tolist())
-        return [
-            replace(score, sentences=tuple(zip(own, islice(raw, len(own)), strict=True))) if score and there else score
-            for score, there, own in zip(found, encoded.sentences, places, strict=True)
-        ]
+        beside: list[Found] = []
+        for score, own, there in zip(found, owned, encoded.sentences, strict=True):
+            if score and there:
+                places = array("i", (edge for number in own for edge in there.places[number]))
+                score = replace(score, sentences=(places, array("f", islice(raw, len(own)))))
+            beside.append(score)
+        return beside
 
 
 def _asked(call: _Call, pairs: Sequence[_Pair]) -> Asked:

@@ -98,7 +98,9 @@ async def _read(scoring: Scoring, family: Family, query: Query, terms: Terms) ->
 def _known(score: Found) -> Sentences:
     if score is None or score.sentences is None:
         return None
-    return [Sentence(place, raw, score.unit) for place, raw in score.sentences]
+    edges, raw = score.sentences
+    parts = zip(edges[::2], edges[1::2], raw, strict=True)
+    return [Sentence((start, stop), own, score.unit) for start, stop, own in parts]
 
 
 def _queries(family: Family, query: Query, places: Sequence[Sequence[Place]]) -> list[Query]:
