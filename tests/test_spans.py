@@ -84,6 +84,15 @@ async def test_at_most_so_many_of_the_documents_that_come_back() -> None:
     assert backend.computed == 3 + 3
 
 
+async def test_what_is_below_a_threshold_has_no_sentence_read() -> None:
+    backend = FakeBackend()
+    async with serving(backend) as reranker:
+        result = await reranker.rerank(ask(min_score=0.5))
+    assert sorted(told(result)) == [0, 2]
+    assert result.left_out == 1
+    assert backend.computed == 3 + 3 + 4
+
+
 async def test_without_the_option_there_are_none() -> None:
     async with serving() as reranker:
         result = await reranker.rerank(plain())

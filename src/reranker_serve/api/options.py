@@ -122,6 +122,14 @@ class Options(BaseModel):
         ge=1,
         description="answer after so many milliseconds at the latest, with the documents that are scored by then",
     )
+    min_score: Number | None = Field(
+        None,
+        description="what scores below does not come back, `left_out` counts it; on the scale of the scores that come"
+        " back; the server's own when not given",
+    )
+    min_probability: Number | None = Field(
+        None, ge=0, le=1, description="the same for the `probability` of each result, where the server is calibrated"
+    )
     use_activation: bool | None = Field(
         None,
         validation_alias=AliasChoices("use_activation", "activation", "softmax"),
@@ -158,6 +166,8 @@ def core_request(
         priority=options.priority or 0,
         timeout=_seconds(options.timeout_ms),
         deadline=_seconds(options.deadline_ms),
+        min_score=options.min_score,
+        min_probability=options.min_probability,
     )
 
 
@@ -168,6 +178,8 @@ def _seconds(milliseconds: int | None) -> float | None:
 def extras(options: Options, ranked: RankedDocument) -> dict[str, Any]:
     """What a result says in every API beside what is the vendor's own."""
     more: dict[str, Any] = {} if options.max_chunks_per_doc is None else {"chunks": ranked.chunks}
+    if ranked.probability is not None:
+        more["probability"] = ranked.probability
     if ranked.spans is not None:
         more["relevant_spans"] = [{"start": span.start, "end": span.end, "score": span.score} for span in ranked.spans]
     return more

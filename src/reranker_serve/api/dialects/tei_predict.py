@@ -48,8 +48,10 @@ def to_core(body: PredictBody) -> ScoreRequest:
 
 
 def from_core(result: RerankResult, body: PredictBody, reply: Reply) -> list[Any]:
-    """A list of the labels of one pair, or a list of such lists."""
-    rows = [[{"score": ranked.score, "label": _LABEL, **extras(body, ranked)}] for ranked in result.ranking]
+    """A list of the labels of one pair, or a list of such lists; no label for a pair that is below the threshold."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(result.documents)]
+    for ranked in result.ranking:
+        rows[ranked.index].append({"score": ranked.score, "label": _LABEL, **extras(body, ranked)})
     return rows[0] if isinstance(body.inputs, tuple) else rows
 
 
