@@ -33,7 +33,7 @@ class Metrics:
         self.errors = Counter(
             "reranker_errors", "Requests answered with an error, by its kind.", ["kind"], registry=registry
         )
-        self.pairs = Counter("reranker_pairs", "Documents scored.", registry=registry)
+        self.pairs = Counter("reranker_pairs", "Documents scored, and sentences read as such.", registry=registry)
         self.tokens = Counter("reranker_tokens", "Tokens the model read.", registry=registry)
         self.cache_hits = Counter(
             "reranker_cache_hits", "Distinct pairs of a request that were not computed for it.", registry=registry
