@@ -39,7 +39,7 @@ from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.telemetry.usage import Usage
 from reranker_serve.types import Scorer
 
-_DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
+_DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes JSON and understands every API."
 
 
 def create_app(

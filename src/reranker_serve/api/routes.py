@@ -18,7 +18,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
 from reranker_serve.api.dialect import Call, Dialect, Reply, check_lists
-from reranker_serve.api.dialects.table import DialectTable
+from reranker_serve.api.dialects.table import SHOWN, DialectTable
 from reranker_serve.api.middleware import Exchange
 from reranker_serve.api.paths import is_odd
 from reranker_serve.api.superset import search_units
@@ -62,8 +62,8 @@ def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], 
     """`reranker()` gives the loaded model or raises `NotReady`. Call it before any middleware is added."""
     endpoint = _endpoint(table, reranker)
     app.add_middleware(RerankCalls, endpoint=endpoint)
-    # For the description, and to refuse other methods.
-    for dialect in table.rows:
+    # For the description, which has them in this order, and to refuse other methods.
+    for dialect in SHOWN:
         for path in dialect.paths:
             documented = path == dialect.paths[0]
             app.router.add_api_route(

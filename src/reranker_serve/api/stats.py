@@ -24,7 +24,7 @@ def add_stats_route(app: FastAPI, lifecycle: Lifecycle, settings: Settings, metr
     """`GET /stats`. `usage` is told of answered requests in time of `time.monotonic`."""
     prices = _prices()
 
-    @app.get(STATS, tags=["facts"], operation_id="stats")
+    @app.get(STATS, tags=["Metrics"], operation_id="stats")
     async def stats() -> dict[str, Any]:
         """What is served, the speed of the last minute, and what each key has had; of the process that answers."""
         reranker, now = lifecycle.serving(), time.monotonic()
