@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import os
 import subprocess
 import time
@@ -20,6 +21,7 @@ from reranker_serve.judgments.collection import Documents, Judgments
 from reranker_serve.judgments.read import Source, read
 from reranker_serve.tools.compare.analysis import Analysis, analyse
 from reranker_serve.tools.compare.contestants import Contestant, Local, contestants
+from reranker_serve.tools.compare.local import LocalRanker
 from reranker_serve.tools.compare.report import report, verdict
 from reranker_serve.tools.compare.scores import Scored, ScoreFile, candidates_digest
 from reranker_serve.tools.remote import Remote
@@ -139,6 +141,19 @@ def test_a_model_that_cannot_be_loaded_is_one_line(
     assert compare(*names, "--data", judged, "--output", tmp_path / "result.json") == 1
     *_, last = capsys.readouterr().err.strip().splitlines()
     assert last.startswith(f"error: {tmp_path}/empty: ")
+
+
+def test_a_model_that_is_killed_is_one_line(tmp_path: Path) -> None:
+    settings = fake_settings(model_path=str(save_cross_encoder("bert", tmp_path / "model")))
+    before = set(multiprocessing.active_children())
+    ranker = LocalRanker("mine", settings)
+    (process,) = set(multiprocessing.active_children()) - before
+    assert len(ranker.score("a", ["b", "c"])[0]) == 2
+    process.kill()
+    with pytest.raises(StartupError, match=r"^mine was killed: did memory run out\?$"):
+        ranker.score("a", ["b", "c"])
+    ranker.close()
+    assert not process.is_alive()
 
 
 # --- who is compared ---

@@ -26,24 +26,27 @@ class LocalRanker:
         self._process = context.Process(target=_answer, args=(theirs, settings), daemon=True)
         self._process.start()
         theirs.close()
-        self.about: dict[str, Any] = self._receive()
+        self.about: dict[str, Any] = self._answered()
 
     def score(self, query: str, documents: Sequence[str]) -> tuple[list[float], float]:
-        self._connection.send((query, tuple(documents)))
-        scores, seconds = self._receive()
+        scores, seconds = self._answered((query, tuple(documents)))
         return scores, seconds
 
     def close(self) -> None:
         self._connection.close()
-        self._process.join(10)
-        self._process.kill()
+        self._process.terminate()
+        self._process.join()
 
-    def _receive(self) -> Any:
+    def _answered(self, request: tuple[str, tuple[str, ...]] | None = None) -> Any:
         try:
+            if request:
+                self._connection.send(request)
             answer = self._connection.recv()
         except (EOFError, ConnectionError):
-            self._process.join(10)
-            raise StartupError(f"{self._label} ended with status {self._process.exitcode}") from None
+            self._process.join()
+            killed = self._process.exitcode == -signal.SIGKILL
+            why = "was killed: did memory run out?" if killed else "ended unexpectedly"
+            raise StartupError(f"{self._label} {why}") from None
         if isinstance(answer, str):
             raise StartupError(f"{self._label}: {answer}")
         return answer

@@ -55,7 +55,7 @@ class ScoreFile:
     def add(self, label: str, query: str, scores: list[float], seconds: float) -> None:
         self.scored[label].scores[query] = scores
         self.scored[label].seconds[query] = seconds
-        self._write({"model": label, "query": query, "seconds": round(seconds, 6), "scores": scores})
+        self._write({"model": label, "query": query, "seconds": round(seconds, 9), "scores": scores})
 
     def _write(self, row: dict[str, Any]) -> None:
         self._file.write(json.dumps(row, ensure_ascii=False).encode("utf-8", "surrogatepass") + b"\n")
