@@ -40,6 +40,7 @@ USED = [
     ("uvicorn.protocols.http.httptools_impl", "HttpToolsProtocol", "connections.py", None),
     ("transformers.masking_utils", "ALL_MASK_ATTENTION_FUNCTIONS", "backends/torch/attention.py", None),
     ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS", "backends/torch/attention.py", None),
+    ("transformers.modeling_utils", "ALL_ATTENTION_FUNCTIONS", "backends/torch/rotary.py", None),
     ("transformers.utils", "logging", "backends/torch/weights.py", None),
     (
         "transformers.utils.chat_template_utils",

@@ -129,7 +129,7 @@ def test_short_sequences_in_one_product_are_what_they_are_alone() -> None:
     for item, span in zip(sequences, layout.spans, strict=True):
         own = states[:, :, span.start : span.stop].clone()
         alone = attend_per_segment(*own, 8**-0.5, Layout.of([item], False, CPU), None)
-        torch.testing.assert_close(together[span.start : span.stop], alone, atol=1e-2, rtol=0)
+        torch.testing.assert_close(together[span.start : span.stop], alone, atol=2e-2, rtol=0)
 
 
 def test_a_window_over_a_long_sequence_is_computed_in_blocks_of_their_own_keys() -> None:
@@ -154,7 +154,7 @@ def test_a_long_sequence_is_attended_to_without_a_mask_of_its_square() -> None:
     expected = scaled_dot_product_attention(query, key, value, is_causal=True, enable_gqa=True)
     got = attend_per_segment(query[0], key[0], value[0], 8**-0.5, layout, None)
     torch.testing.assert_close(got.transpose(0, 1), expected[0], atol=1e-4, rtol=0)
-    assert sum(mask.numel() for mask in layout._masks.values()) <= 2 * 8192**2  # of both query heads
+    assert sum(mask.numel() for mask in layout._made.values()) <= 2 * 8192**2  # of both query heads
 
 
 def test_a_shared_prefix_lies_in_the_row_once() -> None:

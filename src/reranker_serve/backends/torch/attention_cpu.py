@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -20,13 +22,14 @@ _TOGETHER = (64, 16, 4)
 _LONGEST_TOGETHER = 96
 # More scores at once would not fit a cache.
 _SCORES_TOGETHER = 1 << 20
+_WORD = torch.int64
 
 
 def attend_per_segment(
     query: Tensor, key: Tensor, value: Tensor, scale: float, layout: Layout, window: int | None
 ) -> Tensor:
     """As `Attention` says."""
-    out = torch.empty_like(query.transpose(0, 1))
+    out = query.new_empty((query.shape[1], len(query), query.shape[2]))
     out[layout.tokens :] = 0  # nobody's rows must not hold what only looks like numbers
     own_keys = len(query) == len(key) and not layout.causal and not any(span.prefix for span in layout.spans)
     if query.dtype is not torch.float32 and own_keys:
@@ -58,11 +61,13 @@ def _attend_all(
             alone.append((span, window))
     for length, spans in _like_lengths(whole).items():
         sizes = [size for size in _TOGETHER if size * len(query) * length**2 <= _SCORES_TOGETHER]
-        for group in _groups(spans, sizes if length <= _LONGEST_TOGETHER else []):
-            if len(group) == 1:
-                alone += [(span, None) for span in group]
+        for few in _groups(spans, sizes if length <= _LONGEST_TOGETHER else []):
+            if len(few) == 1:
+                alone += [(span, None) for span in few]
             else:
-                _attend_together(query, key, value, scale, group, length, out)
+                at = few[0].start, len(few), length, len(query)
+                make = partial(_Group.of, few, length, len(query), query.dtype)
+                _attend_together(query, key, value, scale, layout.once(at, make), out)
     for span, narrow in sorted(alone, key=lambda one: -one[0].start):
         _attend_alone(query, key, value, scale, span, layout, narrow, out)
 
@@ -84,22 +89,50 @@ def _groups(spans: Sequence[Span], sizes: Sequence[int]) -> Iterator[Sequence[Sp
             start += size
 
 
-def _attend_together(
-    query: Tensor, key: Tensor, value: Tensor, scale: float, spans: Sequence[Span], length: int, out: Tensor
-) -> None:
-    """Spans of up to `length` tokens: a shorter one's last token stands there again, hidden as a key."""
-    starts, stops, keys = np.array([(span.start, span.stop, span.keys) for span in spans]).T[:, :, None]
-    places = np.arange(length)
-    rows = torch.from_numpy(np.minimum(starts + places, stops - 1).ravel())
-    hidden = torch.from_numpy(places >= keys)[:, None]
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Spans that attend in one product, each of up to `length` tokens: a shorter one's last token stands there again,
+    hidden as a key.
+
+    `rows`, [spans x length], are their places in the row; `mask`, [spans x heads, length, length], has -inf for hidden
+    keys, else 0.
+    """
+
+    spans: int
+    length: int
+    rows: Tensor
+    mask: Tensor
+
+    @classmethod
+    def of(cls, spans: Sequence[Span], length: int, heads: int, dtype: torch.dtype) -> _Group:
+        starts, stops, keys = np.array([(span.start, span.stop, span.keys) for span in spans]).T[:, :, None]
+        places = np.arange(length)
+        rows = torch.from_numpy(np.minimum(starts + places, stops - 1).ravel())
+        hidden = torch.from_numpy(places >= keys)[:, None, None]
+        mask = torch.zeros(len(spans), heads, length, length, dtype=dtype).masked_fill_(hidden, float("-inf"))
+        return cls(len(spans), length, rows, mask.flatten(0, 1))
+
+
+def _attend_together(query: Tensor, key: Tensor, value: Tensor, scale: float, group: _Group, out: Tensor) -> None:
     heads, size = len(query), query.shape[-1]
-    shape = len(spans), length, heads, size
-    q, k, v = (part.transpose(0, 1)[rows].view(shape).transpose(1, 2).flatten(0, 1) for part in (query, key, value))
-    v.view(len(spans), heads, length, size).masked_fill_(hidden[..., None], 0)
-    scores = torch.bmm(q * scale, k.transpose(1, 2))
-    scores.view(len(spans), heads, length, length).masked_fill_(hidden[:, :, None], float("-inf"))
-    part = torch.bmm(torch.softmax(scores, dim=-1), v).view(len(spans), heads, length, size)
-    out[rows] = part.transpose(1, 2).flatten(0, 1)
+    shape = group.spans, group.length, heads, size
+    q, k, v = (_take(part, group.rows).view(shape).transpose(1, 2).flatten(0, 1) for part in (query, key, value))
+    scores = torch.baddbmm(group.mask, q, k.transpose(1, 2), alpha=scale)
+    part = torch.bmm(torch.softmax(scores, dim=-1), v).view(group.spans, heads, group.length, size)
+    _by_rows(out).index_copy_(0, group.rows, _by_rows(part.transpose(1, 2).flatten(0, 1)))
+
+
+def _take(part: Tensor, rows: Tensor) -> Tensor:
+    """Of [heads, tokens, size] these rows: [rows, heads x size]."""
+    return _by_rows(part.transpose(0, 1)).index_select(0, rows).view(part.dtype)
+
+
+def _by_rows(part: Tensor) -> Tensor:
+    """[tokens, heads, size] as [tokens, heads x size], in numbers of eight bytes where that goes: whole rows of those
+    are copied several times as fast."""
+    flat = part.flatten(1)
+    places = flat.storage_offset(), flat.stride(0), flat.shape[1]
+    return flat if any(place * flat.itemsize % _WORD.itemsize for place in places) else flat.view(_WORD)
 
 
 def _attend_alone(

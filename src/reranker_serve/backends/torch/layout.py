@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from reranker_serve.types import EncodedItem, TokenArray
+
+Made = TypeVar("Made")
 
 # Masks of more keys are made anew for each layer: kept, they would be the square of a sequence.
 _MOST_KEPT_KEYS = 8192
@@ -56,7 +58,7 @@ class Layout:
     places: tuple[int, ...]
     causal: bool
     device: torch.device
-    _masks: dict[tuple[range, int, int | None, int], Tensor] = field(default_factory=dict)
+    _made: dict[Hashable, Any] = field(default_factory=dict)
 
     @classmethod
     def of(cls, items: Sequence[EncodedItem], causal: bool, device: torch.device) -> Layout:
@@ -121,13 +123,18 @@ class Layout:
         """
         if not self.causal and (window is None or max(keys, rows.stop) <= window):
             return None
-        at = (rows, keys, window, repeat)
-        if at not in self._masks:
-            mask = self._mask(rows, keys, window, dtype).repeat(repeat, 1)
-            if keys > _MOST_KEPT_KEYS:
-                return mask
-            self._masks[at] = mask
-        return self._masks[at]
+
+        def make() -> Tensor:
+            return self._mask(rows, keys, window, dtype).repeat(repeat, 1)
+
+        return make() if keys > _MOST_KEPT_KEYS else self.once((rows, keys, window, repeat), make)
+
+    def once(self, key: Hashable, make: Callable[[], Made]) -> Made:
+        """What `make` makes: once a batch, as it is the same in every layer."""
+        if key not in self._made:
+            self._made[key] = make()
+        made: Made = self._made[key]
+        return made
 
     def _mask(self, rows: range, keys: int, window: int | None, dtype: torch.dtype) -> Tensor:
         i = torch.arange(rows.start, rows.stop, device=self.device)[:, None]

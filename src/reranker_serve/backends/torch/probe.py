@@ -16,6 +16,7 @@ from reranker_serve.backends.torch.architectures import architecture_of
 from reranker_serve.backends.torch.attention import choose_attention, takes_attention, use_attention
 from reranker_serve.backends.torch.packed import PackedForward, RowLength, exact_length
 from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
+from reranker_serve.backends.torch.rotary import rotate_as_before, rotate_together
 from reranker_serve.readouts import PooledReadout, Readout, VectorsReadout
 from reranker_serve.types import EncodedItem, FloatArray
 
@@ -63,6 +64,7 @@ def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module)
     try:
         name, attention = choose_attention(device)
         use_attention(model, name, attention)
+        rotate_together(model)
         with torch.inference_mode():
             got = make(exact_length)(probe)
         difference = _difference(got, expected, readout)
@@ -73,6 +75,7 @@ def choose_forward(model: Any, readout: Readout, device: str, layers: nn.Module)
         reason = f"{type(error).__name__}: {error}"
     logger.warning("attention runs padded, which is slower: %s", reason)
     model.set_attn_implementation(fallback)
+    rotate_as_before(model)
     return lambda _: padded, f"padded {fallback}"
 
 
