@@ -75,6 +75,9 @@ def test_two_ways_to_one_server_rank_alike(
     assert (comparison["better"], comparison["tied"], comparison["tau"]) == (None, 5, pytest.approx(1))
     assert [row["about"]["dialect"] for row in written["standings"]] == ["native", "tei"]
     assert not output.with_suffix(".png").exists()
+    rows = [json.loads(line) for line in output.with_suffix(".scores.jsonl").read_text().splitlines()]
+    in_turn = [row["model"] for row in rows if "query" in row]
+    assert in_turn[:4] == [server.url, tei, tei, server.url]
 
 
 def test_models_settings_and_servers_are_compared_and_drawn(
@@ -217,6 +220,8 @@ def test_scores_are_kept_and_others_are_refused(tmp_path: Path) -> None:
     with ScoreFile(path, DIGEST, [two, one]) as file:
         assert file.scored["one"] == Scored({"model": "m"}, {"q": [1.5, -2.0]}, {"q": 0.25})
         assert file.scored["two"] == Scored()
+        with pytest.raises(StartupError, match="has scores of one when it was another model: remove it"):
+            file.opened("one", {"model": "n"})
     with pytest.raises(StartupError, match="has scores of other queries or candidates: remove it, or choose another"):
         ScoreFile(path, "1" * 64, [one])
     with pytest.raises(StartupError, match="has scores of one with other settings or files: remove it"):

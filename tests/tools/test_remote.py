@@ -14,7 +14,7 @@ import pytest
 
 from reranker_serve.errors import StartupError
 from reranker_serve.tools.dialects import DIALECTS
-from reranker_serve.tools.remote import Remote, RemoteRanker
+from reranker_serve.tools.remote import Remote, RemoteRanker, _pause
 from tests.server.processes import FAKE_SERVER, Server, running
 
 QUERY = "blue whale"
@@ -78,9 +78,9 @@ def test_an_unknown_api_is_one_line() -> None:
         Remote.parse("http://h#coheer:rerank")
 
 
-@pytest.mark.parametrize("key", [None, "wrong"])
-def test_a_server_that_wants_a_key_is_one_line(server: Server, key: str | None) -> None:
-    with pytest.raises(StartupError, match=r"/rerank answered 401 .*: give the server's key by --key$"):
+@pytest.mark.parametrize(("key", "hint"), [(None, "give the server's key by --key"), ("wrong", "is the key right, .*")])
+def test_a_server_that_wants_a_key_is_one_line(server: Server, key: str | None, hint: str) -> None:
+    with pytest.raises(StartupError, match=rf"/rerank answered 401 .*: {hint}$"):
         asked(server.url, key)
 
 
@@ -131,6 +131,11 @@ def test_a_server_of_one_api_is_found_out() -> None:
     with picky(tei) as url:
         scores, about = asked(url)
     assert (scores, about["dialect"], about["most_documents"]) == ([0.0, 1.0, 2.0, 3.0], "tei", None)
+
+
+@pytest.mark.parametrize("asked_for", ["-1", "nan", "soon", "0"])
+def test_a_pause_that_makes_no_sense_is_made_up(asked_for: str) -> None:
+    assert 0 <= _pause(asked_for, 0) <= 1
 
 
 def test_a_busy_server_is_asked_again_and_the_wait_is_not_counted() -> None:

@@ -104,7 +104,9 @@ class RemoteRanker:
                 self._ask(name, url, *_PROBE)
             except _Refused as refused:
                 if refused.status in (401, 403):
-                    raise StartupError(f"{url} answered {refused}: give the server's key by --key") from None
+                    hint = f"is the key right, and the API? name it as in {self._server.url}#pinecone"
+                    hint = hint if self._server.key else "give the server's key by --key"
+                    raise StartupError(f"{url} answered {refused}: {hint}") from None
                 answers.setdefault(textwrap.shorten(str(refused), 100, placeholder=" ..."), []).append(name)
             else:
                 return name, url
@@ -173,6 +175,6 @@ def _body(dialect: WireDialect, query: str, documents: Sequence[str], model: str
 
 def _pause(asked: str | None, attempt: int) -> float:
     try:
-        return min(float(asked or 2**attempt), _LONGEST_PAUSE_S)
+        return max(0.0, min(float(asked or 2**attempt), _LONGEST_PAUSE_S))
     except ValueError:
         return float(2**attempt)

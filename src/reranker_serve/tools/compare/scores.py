@@ -14,6 +14,9 @@ from reranker_serve.judgments.candidates import Candidates
 from reranker_serve.judgments.collection import Judgments
 from reranker_serve.tools.compare.contestants import Contestant
 
+# What a contestant says of itself on which its scores depend.
+_TELLING = ("model", "revision", "precision")
+
 
 @dataclass(slots=True)
 class Scored:
@@ -48,7 +51,10 @@ class ScoreFile:
         self._file.close()
 
     def opened(self, label: str, about: dict[str, Any]) -> None:
-        """A contestant is there, and says what it is."""
+        """A contestant is there, and says what it is. Raises `StartupError` if it was another when it scored."""
+        before = self.scored[label].about
+        if any(before[name] != about.get(name) for name in _TELLING if name in before):
+            raise self._other(f"{label} when it was another model")
         self.scored[label].about = about
         self._write({"model": label, "identity": self._identities[label], "about": about})
 
