@@ -20,6 +20,9 @@ def test_measures_are_those_computed_by_hand_and_zero_where_there_is_no_ranking(
     assert values["nDCG@2"] == pytest.approx([1 / math.log2(3) / ideal, 0, 0])
     assert values["MRR@2"] == pytest.approx([1 / 2, 0, 0])
     assert values["R@2"] == pytest.approx([1 / 2, 0, 0])
+    assert values["judged@2"] == pytest.approx([1, 1, 0])
+    unjudged = per_query({"q": {"a": 1}}, {"q": {"x": 2.0, "a": 1.0}}, 2)
+    assert unjudged["judged@2"] == pytest.approx([1 / 2])
     assert values["MAP"] == pytest.approx([(1 / 2 + 2 / 3) / 2, 0, 0])
 
 

@@ -204,6 +204,13 @@ def test_one_model_is_not_compared(judged: Path, capsys: pytest.CaptureFixture[s
     assert "name two models to compare, or more" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("option", ["--cutoff", "--top", "--queries"])
+def test_counts_are_above_zero(judged: Path, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        compare("demo", "demo", "--data", judged, option, "0")
+    assert "'0' is not a whole number above 0" in capsys.readouterr().err
+
+
 # --- scores in a file ---
 
 
@@ -309,9 +316,29 @@ def test_the_report_has_tables_queries_and_the_verdict_last() -> None:
     analysis = analysis_of({"A": 1.0, "B": 3.0, "C": 1.0}, queries=60)
     lines = report(analysis).splitlines()
     assert lines[0] == "made up: 60 queries, 1200 pairs of judged, reranked"
-    assert lines[2].split() == ["nDCG@10", "MRR@10", "R@10", "MAP", "p50", "ms", "p95", "ms", "pairs/s"]
+    assert lines[2].split() == ["nDCG@10", "MRR@10", "R@10", "MAP", "judged@10", "p50", "ms", "p95", "ms", "pairs/s"]
     assert any("won most, with the rank of the first relevant document:" in line for line in lines)
     assert any("text of q" in line for line in lines)
     assert lines[-2].startswith("B is better than A")
     assert lines[-1].startswith("60 queries cannot tell whether C or A is better")
     assert analysis.comparisons[1].p >= analysis.comparisons[1].differences["nDCG@10"].p
+
+
+def test_it_is_told_where_one_ranks_high_what_nobody_judged() -> None:
+    grades = {f"q{number}": {f"d{place}": int(place < 2) for place in range(10)} for number in range(60)}
+    judgments = Judgments("made up", {query: query for query in grades}, grades, Documents(lambda: iter(())))
+    pool = {query: {f"d{place}": 0.0 for place in range(20)} for query in grades}
+    judged_first = [float(20 - place) for place in range(20)]
+    judged_last = [float(place) for place in range(20)]
+    each = {
+        "A": Scored({}, dict.fromkeys(grades, judged_first), dict.fromkeys(grades, 1.0)),
+        "B": Scored({}, dict.fromkeys(grades, judged_last), dict.fromkeys(grades, 1.0)),
+    }
+    analysis = analyse(judgments, Candidates("a run", pool, {}, False), each, 10)
+    assert analysis.standings[1].measures["judged@10"].mean == 0
+    assert "What B ranks high was judged less often (-1.00 judged@10)" in report(analysis)
+    assert "What B ranks high was judged less often (-1.00 judged@10)" in report(
+        analyse(judgments, Candidates("a run", pool, {}, False), {"B": each["B"], "A": each["A"]}, 10)
+    )
+    assert "judged less often" not in report(analysis_of({"A": 1.0, "B": 3.0}))
+    assert analysis.per_query["A"]["q0"] == 1.0

@@ -15,12 +15,13 @@ Values = NDArray[np.float64]
 
 
 def per_query(grades: Grades, run: Run, cutoff: int = 10) -> dict[str, Values]:
-    """nDCG (linear gain), reciprocal rank and recall at the cutoff, and average precision: a value for each query of
-    `grades`, in their order, 0 where the run has nothing. As trec_eval has them: unjudged documents are irrelevant, and
-    of equal scores the later id comes first."""
+    """nDCG (linear gain), reciprocal rank and recall at the cutoff, average precision, and which part of those ranked
+    down to the cutoff was judged at all: a value for each query of `grades`, in their order, 0 where the run has none.
+    As trec_eval has them: unjudged documents are irrelevant, and of equal scores the later id comes first."""
     ir = require("ir_measures")
     measures = {f"nDCG@{cutoff}": ir.nDCG @ cutoff, f"MRR@{cutoff}": ir.RR @ cutoff, f"R@{cutoff}": ir.R @ cutoff}
-    names = {measure: name for name, measure in (measures | {"MAP": ir.AP}).items()}
+    measures |= {"MAP": ir.AP, f"judged@{cutoff}": ir.Judged @ cutoff}
+    names = {measure: name for name, measure in measures.items()}
     rows = {query: row for row, query in enumerate(grades)}
     values = {name: np.zeros(len(rows)) for name in names.values()}
     for metric in ir.iter_calc(list(names), grades, run):

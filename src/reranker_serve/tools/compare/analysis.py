@@ -78,15 +78,18 @@ class Comparison:
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """`measure` is the main one; every later contestant is compared with the first."""
+    """`measure` is the main one, `judged` the part of the best documents that was judged; every later contestant is
+    compared with the first. `per_query`: label -> query id -> the main measure."""
 
     collection: str
     candidates: str
     queries: int
     pairs: int
     measure: str
+    judged: str
     standings: tuple[Standing, ...]
     comparisons: tuple[Comparison, ...]
+    per_query: Mapping[str, Mapping[str, float]]
 
 
 def analyse(judgments: Judgments, found: Candidates, scored: Mapping[str, Scored], cutoff: int) -> Analysis:
@@ -97,7 +100,7 @@ def analyse(judgments: Judgments, found: Candidates, scored: Mapping[str, Scored
     if found.ranked:
         standings.insert(0, Standing(found.name, {}, _means(per_query(judgments.grades, found.run, cutoff)), None))
     first, *others = scored
-    measure = next(iter(values[first]))
+    measure, *_, judged = values[first]
     differences = {
         label: {name: difference(values[first][name], values[label][name]) for name in values[first]}
         for label in others
@@ -118,7 +121,17 @@ def analyse(judgments: Judgments, found: Candidates, scored: Mapping[str, Scored
     ]
     pairs = sum(len(ranking) for ranking in found.run.values())
     return Analysis(
-        judgments.name, found.name, len(judgments.queries), pairs, measure, tuple(standings), tuple(comparisons)
+        collection=judgments.name,
+        candidates=found.name,
+        queries=len(judgments.queries),
+        pairs=pairs,
+        measure=measure,
+        judged=judged,
+        standings=tuple(standings),
+        comparisons=tuple(comparisons),
+        per_query={
+            label: dict(zip(judgments.queries, each[measure].tolist(), strict=True)) for label, each in values.items()
+        },
     )
 
 

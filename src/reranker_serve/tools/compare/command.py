@@ -23,7 +23,7 @@ from reranker_serve.tools.compare.contestants import Contestant, Local, Ranker, 
 from reranker_serve.tools.compare.local import LocalRanker
 from reranker_serve.tools.compare.report import draw, report
 from reranker_serve.tools.compare.scores import ScoreFile, candidates_digest
-from reranker_serve.tools.judged import add_data_arguments, candidates_of, read_arguments
+from reranker_serve.tools.judged import add_data_arguments, candidates_of, count, read_arguments
 from reranker_serve.tools.remote import RemoteRanker
 
 logger = logging.getLogger(__name__)
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--key", action="append", default=[], help="a server's API key, once for each URL in their order; '' for none"
     )
-    parser.add_argument("--cutoff", type=_cutoff, default=10, metavar="K", help="of nDCG@K and others (default 10)")
+    parser.add_argument("--cutoff", type=count, default=10, metavar="K", help="of nDCG@K and others (default 10)")
     parser.add_argument(
         "--output",
         type=Path,
@@ -120,9 +120,3 @@ def _answerable(judgments: Judgments) -> Judgments:
     if len(kept) < len(judgments.queries):
         logger.warning("%d queries have no relevant document: left out", len(judgments.queries) - len(kept))
     return judgments.among([query for query in judgments.queries if query in set(kept)])
-
-
-def _cutoff(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
-    return int(text)

@@ -21,11 +21,22 @@ def report(analysis: Analysis) -> str:
         f"{analysis.collection}: {analysis.queries} queries, {analysis.pairs} pairs of {analysis.candidates}, reranked",
         _standings(analysis.standings),
         *("\n".join(_details(comparison)) for comparison in analysis.comparisons),
-        "\n".join(verdict(comparison, analysis) for comparison in analysis.comparisons),
+        "\n".join(line for comparison in analysis.comparisons for line in _verdicts(comparison, analysis)),
     ]
     if analysis.queries < _FEW:
         parts[-1] += f"\nOnly {analysis.queries} queries: judge more of them before you rely on this."
     return "\n\n".join(parts)
+
+
+def _verdicts(comparison: Comparison, analysis: Analysis) -> Iterator[str]:
+    yield verdict(comparison, analysis)
+    judged = comparison.differences[analysis.judged]
+    if judged.found:
+        less = comparison.second if judged.mean < 0 else comparison.first
+        yield (
+            f"What {less} ranks high was judged less often ({-abs(judged.mean):.2f} {analysis.judged}), and what was not"
+            " judged counts as irrelevant: it may be better than it looks. See --candidates judged."
+        )
 
 
 def verdict(comparison: Comparison, analysis: Analysis) -> str:
