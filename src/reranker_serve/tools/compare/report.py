@@ -34,8 +34,8 @@ def _verdicts(comparison: Comparison, analysis: Analysis) -> Iterator[str]:
     if judged.found:
         less = comparison.second if judged.mean < 0 else comparison.first
         yield (
-            f"What {less} ranks high was judged less often ({-abs(judged.mean):.2f} {analysis.judged}), and what was not"
-            " judged counts as irrelevant: it may be better than it looks. See --candidates judged."
+            f"What {less} ranks high was judged less often ({-abs(judged.mean):.2f} {analysis.judged}), and what was"
+            " not judged counts as irrelevant: it may be better than it looks. See --candidates judged."
         )
 
 
