@@ -34,12 +34,13 @@ def _worker(environment: str | None = None) -> MakePeer:
     return lambda name, shape, folder, work: Worker(name, shape, folder, work, environment)
 
 
-def _ours(quantization: str | None) -> MakePeer:
-    return lambda name, shape, folder, work: OurServer(name, shape, folder, work, quantization)
+def _ours(quantization: str | None = None, half: bool = True) -> MakePeer:
+    return lambda name, shape, folder, work: OurServer(name, shape, folder, work, quantization, half)
 
 
 PEERS: dict[str, MakePeer] = {
-    "ours-http": _ours(None),
+    "ours-http": _ours(),
+    "ours-fp32-http": _ours(half=False),
     "ours": _worker(),
     "ours-int8-http": _ours("int8"),
     "ours-int8": _worker(),

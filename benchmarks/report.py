@@ -18,6 +18,8 @@ _COMPARED = (
     ("ours-http", BASELINE),
     ("ours-http", "infinity-http"),
     ("ours-http", "openvino-bf16"),
+    ("ours-fp32-http", BASELINE),
+    ("ours-fp32-http", "onnx"),
     ("ours-int8-http", "onnx-int8"),
     ("ours-int8-http", "openvino-int8"),
     ("ours-int8-http", "ours-http"),

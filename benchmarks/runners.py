@@ -178,16 +178,17 @@ class HttpServer:
 
 
 class OurServer(HttpServer):
-    def __init__(self, name: str, shape: Shape, folder: Path, work: Path, quantization: str | None) -> None:
+    def __init__(self, name: str, shape: Shape, folder: Path, work: Path, quantization: str | None, half: bool) -> None:
         super().__init__(name, shape, folder, work)
         self._quantization = quantization
+        self._half = half
 
     def command(self, port: int) -> tuple[list[str], dict[str, str]]:
         try:
             settings = settings_of(self.folder, cores(), self.shape.max_length, self._quantization)
         except RuntimeError as error:
             raise Absent(str(error)) from None
-        settings |= {"RERANKER_HOST": "127.0.0.1", "RERANKER_PORT": str(port)}
+        settings |= {"RERANKER_HOST": "127.0.0.1", "RERANKER_PORT": str(port), "RERANKER_USE_FP16": str(self._half)}
         return [sys.executable, "-m", "reranker_serve", "serve"], settings
 
     def facts(self, client: httpx.Client) -> dict[str, str]:

@@ -12,7 +12,8 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from reranker_serve.backends.cpu.int8 import int8_product
-from reranker_serve.backends.cpu.linear import MakeProduct, bfloat16_product, few_sizes, pack_linear_layers, works
+from reranker_serve.backends.cpu.linear import MakeProduct, few_sizes, pack_linear_layers, packed_product, works
+from reranker_serve.backends.cpu.products import choose_product
 from reranker_serve.backends.torch import attention_cpu
 from reranker_serve.types import EncodedItem
 from tests.checkpoints import load_scorer, save_cross_encoder
@@ -20,16 +21,26 @@ from tests.machine import needs_bfloat16, needs_int8
 from tests.memory import needs_statm, resident_bytes
 
 
-@needs_bfloat16
 @pytest.mark.parametrize(("rows", "inner", "outer"), [(1, 48, 96), (7, 96, 48), (300, 48, 48), (1030, 64, 128)])
 @pytest.mark.parametrize("bias", [True, False])
-def test_a_product_is_the_layers(rows: int, inner: int, outer: int, bias: bool) -> None:
+@pytest.mark.parametrize(
+    ("dtype", "tolerance"), [(torch.float32, 1e-5), pytest.param(torch.bfloat16, 0.02, marks=needs_bfloat16)]
+)
+def test_a_product_is_the_layers(
+    rows: int, inner: int, outer: int, bias: bool, dtype: torch.dtype, tolerance: float
+) -> None:
     torch.manual_seed(0)
-    layer = nn.Linear(inner, outer, bias=bias).bfloat16()
-    x = torch.randn(rows, inner).bfloat16()
+    layer = nn.Linear(inner, outer, bias=bias).to(dtype)
+    x = torch.randn(rows, inner).to(dtype)
     with torch.inference_mode():
-        got = bfloat16_product(layer.weight.detach(), layer.bias.detach() if bias else None)(x)
-        torch.testing.assert_close(got, layer(x), atol=0.02, rtol=0.02)
+        got = packed_product(layer.weight.detach(), layer.bias.detach() if bias else None)(x)
+        torch.testing.assert_close(got, layer(x), atol=tolerance, rtol=tolerance)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, pytest.param(torch.bfloat16, marks=needs_bfloat16)])
+def test_layers_on_a_cpu_are_laid_out_in_either_precision(dtype: torch.dtype) -> None:
+    assert choose_product("cpu", dtype, "none") is packed_product
+    assert choose_product("cuda:0", dtype, "none") is None
 
 
 def test_products_meet_few_numbers_of_rows() -> None:
@@ -49,7 +60,7 @@ def test_products_meet_few_numbers_of_rows() -> None:
 
 @needs_statm
 @needs_bfloat16
-@pytest.mark.parametrize("make", [bfloat16_product, pytest.param(int8_product, marks=needs_int8)])
+@pytest.mark.parametrize("make", [packed_product, pytest.param(int8_product, marks=needs_int8)])
 def test_memory_does_not_grow_with_the_lengths_of_batches(make: MakeProduct) -> None:
     layer = nn.Sequential(nn.Linear(64, 128).bfloat16())
     with torch.inference_mode():
@@ -80,7 +91,7 @@ def test_layers_that_share_an_input_become_one_product() -> None:
     inputs = [torch.randn(1, 9, 16) for _ in range(3)]
     with torch.inference_mode():
         expected = [block(x) for x in inputs]
-        pack_linear_layers(block, bfloat16_product)
+        pack_linear_layers(block, packed_product)
         assert not any(isinstance(module, nn.Linear) for module in block.modules())
         for x, wanted in zip(inputs, expected, strict=True):
             torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=0)
@@ -91,7 +102,7 @@ def test_kernels_that_are_missing_or_wrong_are_noticed() -> None:
     def missing(weight: torch.Tensor, bias: torch.Tensor | None) -> object:
         raise NotImplementedError
 
-    assert works(bfloat16_product, torch.float32)
+    assert works(packed_product, torch.float32)
     assert not works(missing, torch.float32)  # type: ignore[arg-type]
     assert not works(lambda weight, bias: lambda x: x @ weight.T, torch.float32)
 

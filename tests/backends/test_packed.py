@@ -208,7 +208,8 @@ def test_of_the_last_layer_only_the_rows_that_are_read_are_computed(tmp_path: Pa
     for layer in model.base_model.encoder.layer:
         layer.output.register_forward_hook(lambda *found: rows.append(found[2].shape[1]))
     backend.forward(items([7, 30, 5], [None, None, None]))
-    assert rows == [42] * (len(rows) - 1) + [3]
+    assert min(rows[:-1]) >= 42
+    assert rows[-1] == 3
 
 
 def test_a_module_that_was_given_few_rows_is_given_all_again(tmp_path: Path) -> None:

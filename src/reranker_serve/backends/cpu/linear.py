@@ -78,8 +78,12 @@ class SharedInputLinear(nn.Module):
         return self._shared.part(x, self._index)
 
 
-def bfloat16_product(weight: Tensor, bias: Tensor | None, peaks: Tensor | None = None) -> Product:
-    """oneDNN's product with `weight` [out, in] in the layout its kernel wants; `peaks` do not matter to it."""
+def packed_product(weight: Tensor, bias: Tensor | None, peaks: Tensor | None = None) -> Product:
+    """oneDNN's product with `weight` [out, in], bfloat16 or float32, in the layout its kernel wants; `peaks` do not
+    matter to it.
+
+    In float32 torch's own is MKL's, which lays weights out at every call, and on AMD's processors leaves AVX512 alone.
+    """
     packed = torch.ops.mkldnn._reorder_linear_weight(weight.contiguous(), _TYPICAL_ROWS)
 
     def product(x: Tensor) -> Tensor:

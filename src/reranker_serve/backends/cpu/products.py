@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 
 from reranker_serve.backends.cpu.int8 import int8_product
-from reranker_serve.backends.cpu.linear import MakeProduct, bfloat16_product, works
+from reranker_serve.backends.cpu.linear import MakeProduct, packed_product, works
 from reranker_serve.backends.device import Machine
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import PooledReadout, Readout, VectorsReadout
@@ -19,8 +19,8 @@ def choose_product(device: str, dtype: torch.dtype, quantization: Quantization) 
     """What computes the linear layers in the place of their own; None where that does."""
     if quantization == "int8":
         return int8_product
-    bfloat16 = device == "cpu" and dtype is torch.bfloat16
-    return bfloat16_product if bfloat16 and works(bfloat16_product, dtype) else None
+    packs = device == "cpu" and dtype in (torch.bfloat16, torch.float32)
+    return packed_product if packs and works(packed_product, dtype) else None
 
 
 def check_quantization(
