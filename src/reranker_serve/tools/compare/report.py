@@ -106,7 +106,7 @@ def _standings(standings: Sequence[Standing]) -> str:
 def _details(comparison: Comparison) -> Iterator[str]:
     yield f"{comparison.second} against {comparison.first}"
     for name, found in comparison.differences.items():
-        yield f"  {name:<8} {found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}), p = {found.p:.4f}"
+        yield f"  {name:<9} {found.mean:+.4f} ({found.low:+.4f} to {found.high:+.4f}), p = {found.p:.4f}"
     tau = "" if comparison.tau is None else f"; Kendall's tau of the rankings {comparison.tau:.3f}"
     yield f"  queries: {comparison.won} won, {comparison.lost} lost, {comparison.tied} tied{tau}"
     for title, changes in (("won", comparison.most_won), ("lost", comparison.most_lost)):
