@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
-    ["settings", "rates", "telemetry", "keys", "checkpoint", "published", "judgments"],
+    ["settings", "rates", "telemetry", "keys", "checkpoint", "published", "calibration", "judgments"],
     ["families", "backends"],
     ["engine", "cache"],
     ["encoding"],
@@ -163,7 +163,8 @@ def test_importing_the_application_loads_no_torch_and_configures_nothing() -> No
         "import logging, os, sys, threading\n"
         "before = dict(os.environ)\n"
         "import reranker_serve.app\n"
-        "assert not {'torch', 'transformers'} & set(sys.modules), 'heavy modules'\n"
+        "heavy = {'torch', 'transformers', 'sklearn', 'reranker_serve.judgments'}\n"
+        "assert not heavy & set(sys.modules), 'heavy modules'\n"
         "assert dict(os.environ) == before, 'environment'\n"
         "assert not logging.getLogger().handlers, 'logging'\n"
         "assert not logging.getLogger('reranker_serve').handlers, 'logging'\n"

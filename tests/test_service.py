@@ -10,17 +10,20 @@ import numpy as np
 import pytest
 
 from reranker_serve.backends.fake import FakeBackend, FakeFamily, fake_scorer
+from reranker_serve.calibration import Platt
 from reranker_serve.errors import (
     DeadlineExceeded,
     InferenceFailed,
     InvalidRequest,
     Overloaded,
     RequestTooLarge,
+    SettingsError,
     UnknownModel,
 )
 from reranker_serve.service import Reranker
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, FloatArray, RerankRequest, ScoreRequest
+from tests.calibrations import calibration
 from tests.conftest import Gate, fake_settings
 
 QUERY = "blue whale"
@@ -71,6 +74,49 @@ async def test_top_n_keeps_the_best() -> None:
     async with serving() as reranker:
         result = await reranker.rerank(ask(top_n=2))
     assert [ranked.index for ranked in result.ranking] == [1, 3]
+
+
+class InUnits(FakeFamily):
+    """Counts two shared words as one, as late interaction counts by the query's tokens."""
+
+    def encode(self, *texts: Any, **options: Any) -> Encoded:
+        return dataclasses.replace(super().encode(*texts, **options), unit=2.0)
+
+
+async def test_a_probability_is_of_the_score_in_its_unit() -> None:
+    curve = Platt(slope=1.0, intercept=0.0)
+    scorer = dataclasses.replace(fake_scorer(), family=InUnits())
+    reranker = Reranker(scorer, fake_settings(), Metrics(), calibration=calibration(curve))
+    try:
+        best = (await reranker.rerank(ask(raw_scores=True))).ranking[0]
+    finally:
+        await asyncio.to_thread(reranker.close)
+    assert (best.score, best.unit) == (1.0, 2.0)
+    assert best.probability == pytest.approx(1 / (1 + np.exp(-0.5)))
+
+
+class Instructed(FakeFamily):
+    takes_instruction = True
+
+
+async def test_probabilities_are_known_for_the_instruction_they_were_calibrated_with_only() -> None:
+    scorer = dataclasses.replace(fake_scorer(), family=Instructed())
+    settings = fake_settings(instruction="find whales")
+    made = calibration(instruction="find whales")
+    with pytest.raises(SettingsError, match="another instruction"):
+        Reranker(scorer, settings, Metrics(), calibration=calibration())
+    reranker = Reranker(scorer, settings, Metrics(), calibration=made)
+    try:
+        for same in (None, "find whales"):
+            best = (await reranker.rerank(ask(instruction=same, min_probability=0.4))).ranking[0]
+            assert best.probability == 0.5
+        other = await reranker.rerank(ask(instruction="find foxes", min_probability=0.0))
+        assert {ranked.probability for ranked in other.ranking} == {None}
+        assert other.left_out is None
+        with pytest.raises(InvalidRequest, match="another instruction"):
+            await reranker.rerank(ask(instruction="find foxes", min_probability=0.4))
+    finally:
+        await asyncio.to_thread(reranker.close)
 
 
 async def test_raw_scores_are_the_models_own_and_rank_the_same() -> None:

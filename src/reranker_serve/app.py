@@ -25,6 +25,7 @@ from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.api.unknown_route import unknown_route
+from reranker_serve.calibration import Calibration, read_calibration
 from reranker_serve.engine.admission import ByteBudget
 from reranker_serve.errors import InvalidRequest, MethodNotAllowed
 from reranker_serve.keys import KeyFile, Keys
@@ -48,11 +49,11 @@ def create_app(
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
     answers 503 until then. `tracing` is what the OTEL_ variables configure unless given.
-    Raises `SettingsError` if the file of keys cannot be used.
+    Raises `SettingsError` if the file of keys or the calibration cannot be used.
     """
     metrics = Metrics()
     tracing = tracing or tracing_from_environment()
-    lifecycle = Lifecycle(settings, metrics, tracing, process)
+    lifecycle = Lifecycle(settings, metrics, tracing, process, given_calibration(settings))
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -85,6 +86,11 @@ def accepted_keys(settings: Settings) -> Keys:
     """The keys of the settings and of their file. Raises `SettingsError` if the file cannot be used."""
     file = settings.api_key_file
     return Keys(settings.api_keys, KeyFile(file) if file else None)
+
+
+def given_calibration(settings: Settings) -> Calibration | None:
+    """What the settings' file holds. Raises `SettingsError` if it cannot be used."""
+    return read_calibration(settings.calibration) if settings.calibration else None
 
 
 def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:

@@ -12,6 +12,7 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from reranker_serve.calibration import Calibration
 from reranker_serve.errors import NotReady, StartupError
 from reranker_serve.loader import load
 from reranker_serve.service import Reranker
@@ -67,8 +68,16 @@ _DRAINING = Problem("draining", "the server is shutting down")
 class Lifecycle:
     """Loads the model beside the running server, and drains it at the end."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, tracing: Tracing, process: Process) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        tracing: Tracing,
+        process: Process,
+        calibration: Calibration | None = None,
+    ) -> None:
         self._settings = settings
+        self._calibration = calibration
         self._metrics = metrics
         self._tracing = tracing
         self._process = process
@@ -170,7 +179,12 @@ class Lifecycle:
         if self._problem is None or self._problem.state != "loading":
             return
         try:
-            self._reranker = Reranker(scorer, self._settings, self._metrics, self._tracing, self._process.on_death)
+            self._reranker = Reranker(
+                scorer, self._settings, self._metrics, self._tracing, self._process.on_death, self._calibration
+            )
+        except StartupError as error:
+            self._fail(str(error))
+            return
         except Exception as error:
             self._fail_unforeseen(error)
             return

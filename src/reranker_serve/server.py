@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import ChangeReload
 
-from reranker_serve.app import accepted_keys, create_app
+from reranker_serve.app import accepted_keys, create_app, given_calibration
 from reranker_serve.connections import Bounds, ServerConfig, allow_connections
 from reranker_serve.errors import PortError, SettingsError
 from reranker_serve.process import LAST_REPLIES_S, SharedFlag, end_beside_threads, this_process, worker_process
@@ -87,7 +87,9 @@ def serve(
     `worker` makes the application of one of several workers.
     """
     _check_certificate(settings)
-    accepted_keys(settings)  # a worker, or a reloaded process, has nobody to tell that it cannot start
+    # A worker, or a reloaded process, has nobody to tell that it cannot start.
+    accepted_keys(settings)
+    given_calibration(settings)
     sock = bind(settings.host, settings.port)
     # uvicorn raises a signal again when it has stopped: a graceful stop is a success, not a death.
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from reranker_serve.cache import Found
+from reranker_serve.calibration import Basis, Calibration, Probabilities
 from reranker_serve.encoding import Query
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.tokenizers import THREADS
@@ -43,7 +45,10 @@ def _nothing() -> None:
 
 
 class Reranker:
-    """Serves one loaded model. Built once an event loop; `close` drains it."""
+    """Serves one loaded model. Built once an event loop; `close` drains it.
+
+    Raises `SettingsError` if `calibration` is of another model.
+    """
 
     tokenizer_threads = THREADS
 
@@ -54,8 +59,12 @@ class Reranker:
         metrics: Metrics,
         tracing: Tracing | None = None,
         on_death: Callable[[], None] = _nothing,
+        calibration: Calibration | None = None,
     ) -> None:
+        if calibration:
+            calibration.check(Basis.of(scorer, settings.instruction))
         self.scorer = scorer
+        self.calibration = calibration
         self.token_budget = settings.token_budget(scorer.backend.batch_token_cap)
         self._settings = settings
         self._metrics = metrics
@@ -73,7 +82,7 @@ class Reranker:
         found = scores.found[0]
         raw = _raw(found)
         best_first = np.argsort(-raw, kind="stable")  # NaN, which is what has no score, goes last
-        return self._result(request, scores, found, best_first[: request.top_n or None], start)
+        return self._result(request, scores, found, best_first, start)
 
     async def score(self, request: ScoreRequest) -> RerankResult:
         """Score pairs; the "ranking" is in the pairs' own order. Fails as a whole if one query does."""
@@ -128,8 +137,27 @@ class Reranker:
         max_length = longest if request.max_length is None else request.max_length
         if not shortest <= max_length <= longest:
             raise InvalidRequest(f"max_length must be from {shortest} to {longest}, got {max_length}", "max_length")
+        self._check_probability(request)
         instruction = request.instruction or self._settings.instruction
         return Query(request.query, request.documents, max_length, instruction, request.truncate, request.cut)
+
+    def _check_probability(self, request: RerankRequest) -> None:
+        if not self._min_probability(request) or self._calibrated(request):
+            return
+        if self.calibration is None:
+            wrong = "this server has no calibration: set RERANKER_CALIBRATION, or ask with min_score"
+        else:
+            wrong = "probabilities are not known for another instruction: leave that out, or set min_probability to 0"
+        raise InvalidRequest(wrong, "min_probability")
+
+    def _min_probability(self, request: RerankRequest) -> float | None:
+        own = request.min_probability
+        return self._settings.min_probability if own is None else own
+
+    def _calibrated(self, request: RerankRequest) -> Calibration | None:
+        """None where there are no probabilities, or none for the request's own instruction."""
+        own = request.instruction or self._settings.instruction
+        return self.calibration if own == self._settings.instruction else None
 
     def _check_count(self, documents: int) -> None:
         limit = self._settings.max_documents
@@ -145,11 +173,19 @@ class Reranker:
         start: float,
     ) -> RerankResult:
         raw = _raw(found)
-        shown = raw if request.raw_scores else self.scorer.family.activate(raw / _units(found))
+        scaled = raw / _units(found)
+        relevance = self.scorer.family.activate(scaled)
+        shown = raw if request.raw_scores else relevance
+        calibration = self._calibrated(request)
+        probability = calibration.probability(scaled) if calibration else None
+        below = self._below(request, shown, relevance, probability)
+        if below is not None:
+            order = order[~below[order]]
+        order = order[: request.top_n or None]
         return RerankResult(
             model=self.scorer.info.name,
             ranking=tuple(
-                _ranked(index, found[index], score)
+                _ranked(index, found[index], score, None if probability is None else float(probability[index]))
                 for index, score in zip(order.tolist(), shown[order].tolist(), strict=True)
             ),
             query_truncated=any(score.query_truncated for score in found if score),
@@ -162,7 +198,21 @@ class Reranker:
             ),
             documents=len(found),
             scored=sum(score is not None for score in found),
+            left_out=None if below is None else int(below.sum()),
         )
+
+    def _below(
+        self, request: RerankRequest, shown: FloatArray, relevance: FloatArray, probability: Probabilities | None
+    ) -> NDArray[np.bool_] | None:
+        """Which documents are below a threshold, those without a score never; None if there is no threshold."""
+        limits: list[tuple[NDArray[Any], float | None]] = [(shown, request.min_score)]
+        if request.min_score is None:
+            limits = [(relevance, self._settings.min_score)]
+        if probability is not None:
+            limits.append((probability, self._min_probability(request)))
+        # Compared as they are written in the reply, and not in the model's float32.
+        below = [values.astype(np.float64) < least for values, least in limits if least is not None]
+        return np.logical_or.reduce(below) if below else None
 
     def _observe(self, scores: Scores) -> None:
         self._metrics.pairs.inc(sum(score is not None for part in scores.found for score in part))
@@ -180,10 +230,10 @@ def _units(found: Sequence[Found]) -> FloatArray:
     return np.array([1.0 if score is None else score.unit for score in found], dtype=np.float32)
 
 
-def _ranked(index: int, found: Found, score: float) -> RankedDocument:
+def _ranked(index: int, found: Found, score: float, probability: float | None) -> RankedDocument:
     if found is None:
         return RankedDocument(index, None, truncated=False)
-    return RankedDocument(index, score, found.truncated, found.chunks)
+    return RankedDocument(index, score, found.truncated, found.chunks, found.unit, probability)
 
 
 def _check_finite(scores: Scores) -> None:

@@ -88,6 +88,24 @@ class Settings(BaseModel):
         description="threads of a worker for the model on a CPU; when not set as `OMP_NUM_THREADS` says, else all cores"
         " / `WORKERS`",
     )
+    calibration: Path | None = Field(
+        None,
+        description="file that `reranker-serve calibrate` wrote for this model: each result then has its `probability`"
+        " of being relevant",
+    )
+    min_score: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="documents whose `relevance_score` is below do not come back, where a request does not say"
+        " otherwise (`min_score`)",
+    )
+    min_probability: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="the same for the `probability` of a calibration (`min_probability` in a request)",
+    )
     api_key: SecretStr | None = Field(
         None,
         description="key a caller must present, as such or as `sha256:` and its hash; several separated by commas; open"
@@ -184,6 +202,13 @@ class Settings(BaseModel):
         if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
             raise ValueError("should be cuda, cuda:1, mps, cpu or auto")
         return device
+
+    @field_validator("min_probability")
+    @classmethod
+    def _has_a_calibration(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and info.data.get("calibration") is None:
+            raise ValueError("needs RERANKER_CALIBRATION, a file that `reranker-serve calibrate` writes")
+        return value
 
     @field_validator("max_buffered_bytes")
     @classmethod

@@ -49,7 +49,8 @@ class RerankRequest:
     sequence) for this request. `raw_scores` asks for the model's own scale. Without
     `truncate` a text that does not fit is an error. Of what waits, a lower `priority` is
     computed earlier. `timeout` narrows the server's, in seconds: all is done by then, or nothing. `deadline`, in
-    seconds, asks for what is done by then.
+    seconds, asks for what is done by then. What is below `min_score`, on the scale of the scores that come back, or
+    `min_probability` does not come back; None: as the server is set.
     """
 
     query: str
@@ -64,6 +65,8 @@ class RerankRequest:
     priority: int = 0
     timeout: float | None = None
     deadline: float | None = None
+    min_score: float | None = None
+    min_probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,13 +85,15 @@ class RankedDocument:
     """A place in the ranking: `index` is the document's position in the request.
 
     `score` is None where the document was not read before the request's deadline. `chunks` tells in how many pieces
-    it was read.
+    it was read. `unit` is as in `Encoded`. `probability` is None where scores are not calibrated.
     """
 
     index: int
     score: float | None
     truncated: bool
     chunks: int = 1
+    unit: float = 1.0
+    probability: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +117,8 @@ class Timings:
 class RerankResult:
     """The ranking, best first, ties by index, and after it what has no score; of `documents`, `scored` have one.
 
-    `query_truncated`: the query lost tokens before some document.
+    `query_truncated`: the query lost tokens before some document. `left_out` counts those that are below a threshold,
+    and so not in the ranking, whatever `top_n` is; None: there is no threshold.
     """
 
     model: str
@@ -122,6 +128,7 @@ class RerankResult:
     timings: Timings
     documents: int
     scored: int
+    left_out: int | None = None
 
     @property
     def partial(self) -> bool:

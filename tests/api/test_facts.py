@@ -41,6 +41,8 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
         "dtype": "float32",
         "precision_note": None,
         "attention": "none",
+        "calibration": None,
+        "thresholds": {"min_score": None, "min_probability": None},
         "limits": {
             "max_length": 512,
             "max_documents": 7,

@@ -31,6 +31,8 @@ CASES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "truncation": [(False, {})],
     "max_chunks_per_doc": [(4, {}), (2, {"max_length": 10})],
     "overlap_tokens": [(2, {"max_length": 10, "max_chunks_per_doc": 9})],
+    "min_score": [(0.5, {}), ("0.5", {})],
+    "min_probability": [(0.5, {})],
     "raw_scores": [(True, {}), ("true", {})],
     "use_activation": [(False, {})],
     "activation": [(False, {})],

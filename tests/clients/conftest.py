@@ -72,6 +72,14 @@ def open_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def strict_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The demo model, for which no document is relevant enough."""
+    folder = tmp_path_factory.mktemp("strict")
+    with serving(folder, "-m", "reranker_serve", "serve", "--demo", RERANKER_MIN_SCORE="1") as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
 def full_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """A server whose model is busy for an hour and whose queue is full."""
     script = str(ROOT / "tests" / "server" / "fake_server.py")

@@ -28,7 +28,8 @@ class Client:
     """A ranking function, the distribution it needs, and what its user sees when something is wrong.
 
     The three are names of exceptions; of `empty`, "nothing" means that the client asks nobody
-    and returns an empty list. `returns_all`: it asks for all documents or ignores the best n.
+    and returns an empty list. `returns_all`: it asks for all documents or ignores the best n. `none_above`: what is
+    seen where no document is above the server's threshold.
     """
 
     rank: Callable[..., Ranking]
@@ -38,6 +39,7 @@ class Client:
     full: str
     returns_all: bool = False
     raw: bool = False
+    none_above: str = "nothing"
 
 
 COHERE = ("UnauthorizedError", "BadRequestError", "TooManyRequestsError")
@@ -85,6 +87,7 @@ CLIENTS = [
         "AssertionError|TypeError",
         "nothing",
         "AssertionError|TypeError",
+        none_above="AssertionError",  # and asserts that every text came back
     ),
     Client(rankings.llama_index_voyage, "llama-index-postprocessor-voyageai-rerank", *quiet(VOYAGE)),
     Client(rankings.llama_index_mixedbread, "llama-index-postprocessor-mixedbreadai-rerank", *quiet(MIXEDBREAD)),
@@ -188,6 +191,11 @@ def test_an_empty_list_is_its_own_exception_or_asks_nobody(client: Client, serve
 @each_client
 def test_an_overloaded_server_is_its_own_exception(client: Client, full_server: str) -> None:
     assert seen(client, full_server, KEY, TEXTS) in client.full.split("|")
+
+
+@each_client
+def test_a_ranking_in_which_nothing_is_relevant_enough_is_empty(client: Client, strict_server: str) -> None:
+    assert seen(client, strict_server, KEY, TEXTS) in client.none_above.split("|")
 
 
 @pytest.mark.skipif(not installed("llama-index-postprocessor-xinference-rerank"), reason="not in this environment")

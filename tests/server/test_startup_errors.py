@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.calibrations import calibration
 from tests.server.processes import CLI, FAKE_SERVER, environment
 
 SERVE = [*CLI, "serve"]
@@ -57,6 +58,10 @@ CLASSIFIER = {"architectures": ["BertForSequenceClassification"], "model_type": 
         ({"api_key": " , "}, ["RERANKER_API_KEY", "at least one key"]),
         ({"api_key_file": "keys"}, ["RERANKER_API_KEY_FILE=keys", "No such file"]),
         ({"api_key_file": "/dev/null", "workers": "2"}, ["RERANKER_API_KEY_FILE=/dev/null", "holds no key"]),
+        ({"calibration": "curve.json"}, ["RERANKER_CALIBRATION=curve.json", "No such file"]),
+        ({"calibration": "/dev/null", "workers": "2"}, ["RERANKER_CALIBRATION=/dev/null", "reranker-serve calibrate"]),
+        ({"min_probability": "0.9"}, ["RERANKER_MIN_PROBABILITY='0.9'", "needs RERANKER_CALIBRATION"]),
+        ({"min_score": "nan"}, ["RERANKER_MIN_SCORE='nan'"]),
         ({"rate_limit": "many requests"}, ["RERANKER_RATE_LIMIT='many requests'", "600 requests"]),
         ({"cors_origins": "app.example.com"}, ["RERANKER_CORS_ORIGINS", "https://app.example.com"]),
         ({"tls_certfile": "cert.pem"}, ["RERANKER_TLS_KEYFILE", "set both"]),
@@ -138,6 +143,14 @@ def test_a_loaded_model_that_cannot_be_served_is_one_line_and_status_3(
     status, line = start(tmp_path, command=FAKE_SERVER, workers=workers)
     assert status == 3
     assert "loading the model failed: RuntimeError: no such thing as a cap" in line
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_calibration_of_another_model_is_one_line_and_status_3(tmp_path: Path, workers: str) -> None:
+    (tmp_path / "curve.json").write_text(calibration(model="another").model_dump_json())
+    status, line = start(tmp_path, command=FAKE_SERVER, workers=workers, calibration="curve.json")
+    assert status == 3
+    assert "RERANKER_CALIBRATION was made for another model than is served: 'another', not 'fake'" in line
 
 
 def test_without_a_temporary_folder_several_workers_say_what_to_do(tmp_path: Path) -> None:

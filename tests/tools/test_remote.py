@@ -84,6 +84,12 @@ def test_a_server_that_wants_a_key_is_one_line(server: Server, key: str | None, 
         asked(server.url, key)
 
 
+def test_a_threshold_of_ours_leaves_nothing_out(tmp_path: Path) -> None:
+    with running(tmp_path, FAKE_SERVER, model_name="fake", min_score="0.9") as server:
+        server.wait_ready()
+        assert len(asked(server.url)[0]) == len(DOCUMENTS)
+
+
 # --- others ---
 
 

@@ -24,6 +24,7 @@ CORS: dict[str, Any] = {
         "X-Request-ID",
         "X-Response-Time-Ms",
         "X-Rerank-Scored",
+        "X-Rerank-Left-Out",
         "Retry-After",
         "x-compute-tokens",
         "x-total-time",

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 
-from reranker_serve.types import Cut, RerankRequest
+from reranker_serve.types import Cut, RankedDocument, RerankRequest
 
 
 def _lower(value: object) -> object:
@@ -42,7 +42,16 @@ def _whole(value: object) -> object:
     return value
 
 
+def _number(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("must be a number, not true or false")
+    if isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise ValueError("is too large a number")
+    return value
+
+
 Whole = Annotated[int, BeforeValidator(_whole, json_schema_input_type=int)]
+Number = Annotated[float, BeforeValidator(_number, json_schema_input_type=float), Field(allow_inf_nan=False)]
 
 Side = Annotated[
     Literal["left", "right"], BeforeValidator(_lower, json_schema_input_type=Literal["left", "right", "Left", "Right"])
@@ -113,6 +122,14 @@ class Options(BaseModel):
         ge=1,
         description="answer after so many milliseconds at the latest, with the documents that are scored by then",
     )
+    min_score: Number | None = Field(
+        None,
+        description="what scores below does not come back, `left_out` counts it; on the scale of the scores that come"
+        " back; the server's own when not given",
+    )
+    min_probability: Number | None = Field(
+        None, ge=0, le=1, description="the same for the `probability` of each result, where the server is calibrated"
+    )
     use_activation: bool | None = Field(
         None,
         validation_alias=AliasChoices("use_activation", "activation", "softmax"),
@@ -149,6 +166,8 @@ def core_request(
         priority=options.priority or 0,
         timeout=_seconds(options.timeout_ms),
         deadline=_seconds(options.deadline_ms),
+        min_score=options.min_score,
+        min_probability=options.min_probability,
     )
 
 
@@ -156,6 +175,7 @@ def _seconds(milliseconds: int | None) -> float | None:
     return None if milliseconds is None else milliseconds / 1e3
 
 
-def chunk_count(options: Options, chunks: int) -> dict[str, int]:
-    """What a result says of a document's chunks: their number, to those who asked for chunks."""
-    return {} if options.max_chunks_per_doc is None else {"chunks": chunks}
+def extras(options: Options, ranked: RankedDocument) -> dict[str, Any]:
+    """What a result says in every API beside what is the vendor's own."""
+    more: dict[str, Any] = {} if options.max_chunks_per_doc is None else {"chunks": ranked.chunks}
+    return more if ranked.probability is None else more | {"probability": ranked.probability}

@@ -85,6 +85,8 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "dtype": scorer.backend.dtype,
         "precision_note": scorer.info.precision_note,
         "attention": scorer.backend.attention,
+        "calibration": _calibration(reranker),
+        "thresholds": {"min_score": settings.min_score, "min_probability": settings.min_probability},
         "limits": {
             "max_length": scorer.family.max_length_bounds[1],
             "max_documents": settings.max_documents,
@@ -97,6 +99,14 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "version": __version__,
         **_tei_info(reranker, settings),
     }
+
+
+def _calibration(reranker: Reranker) -> dict[str, Any] | None:
+    """What probabilities rest on, but not the curve itself."""
+    calibration = reranker.calibration
+    if calibration is None:
+        return None
+    return {"method": calibration.curve.method, **calibration.model_dump(mode="json", exclude={"format", "curve"})}
 
 
 def _tei_info(reranker: Reranker, settings: Settings) -> dict[str, Any]:

@@ -96,6 +96,8 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint
         headers = _compute_headers(serving, result, core)
         if _parts(core)[0].deadline is not None:
             headers["X-Rerank-Scored"] = f"{result.scored}/{result.documents}"
+        if result.left_out is not None:
+            headers["X-Rerank-Left-Out"] = str(result.left_out)
         return Response(content, media_type="application/json", headers=headers)
 
     return rerank
@@ -108,13 +110,14 @@ def _understand(dialect: Dialect, data: dict[str, Any]) -> tuple[Any, Core]:
 
 def _content(dialect: Dialect, result: RerankResult, body: Any, reply: Reply) -> Any:
     """The reply in the dialect's shape. If the deadline came first, most shapes have room for what is scored only."""
-    if not result.partial:
-        return dialect.from_core(result, body, reply)
-    if not dialect.shows_unscored:
+    if result.partial and not dialect.shows_unscored:
         scored = tuple(ranked for ranked in result.ranking if ranked.score is not None)
         result = dataclasses.replace(result, ranking=scored)
     content = dialect.from_core(result, body, reply)
-    return content | {"partial": True} if isinstance(content, dict) else content
+    if not isinstance(content, dict):
+        return content
+    left_out = {} if result.left_out is None else {"left_out": result.left_out}
+    return content | left_out | ({"partial": True} if result.partial else {})
 
 
 def _hurried(core: Core, headers: Mapping[str, str]) -> Core:

@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialect import Reply
 from reranker_serve.api.documents import Documents, Query, document_texts, echo
-from reranker_serve.api.options import Options, Whole, chunk_count, core_request
+from reranker_serve.api.options import Options, Whole, core_request, extras
 from reranker_serve.types import RerankRequest, RerankResult
 
 # Cohere bills one search unit for a query with up to this many documents.
@@ -50,7 +50,7 @@ def superset_reply(result: RerankResult, body: SupersetRequest, reply: Reply, ap
         row: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.score}
         if body.return_documents:
             row["document"] = echo(body.documents[ranked.index], body.rank_fields)
-        results.append(row | chunk_count(body, ranked.chunks))
+        results.append(row | extras(body, ranked))
     return {
         "id": reply.request_id,
         "object": "rerank",

@@ -120,7 +120,8 @@ def _none(reply: Any) -> int | None:
 
 _RAW = {"raw_scores": True}
 DIALECTS = {
-    "native": WireDialect("/rerank", _quiet, _results, _usage, raw=_RAW),
+    # All come back, whatever threshold a server of ours has.
+    "native": WireDialect("/rerank", _quiet, _results, _usage, raw=_RAW | {"min_score": -1e30}),
     "cohere": WireDialect("/v2/rerank", _with_model, _results, _cohere_tokens),
     "jina": WireDialect("/v1/rerank", _with_model_quiet, _results, _usage),
     "tei": WireDialect("/rerank", _tei, _rows, _none, raw=_RAW),

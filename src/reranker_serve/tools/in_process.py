@@ -30,9 +30,9 @@ def load_in_process(settings: Settings) -> Scorer:
 def run_in_process(scorer: Scorer, settings: Settings, work: Callable[[Ask], Answer]) -> Answer:
     """`work(ask)` on a thread, where `ask` answers requests through the same service as the server's.
 
-    Every pair is computed: what is measured here must not come from the score cache.
+    Every pair is computed and comes back: what is measured here must not come from the score cache, nor be left out.
     """
-    settings = settings.model_copy(update={"cache_entries": 0})
+    settings = settings.model_copy(update={"cache_entries": 0, "min_score": None, "min_probability": None})
 
     async def run() -> Answer:
         loop = asyncio.get_running_loop()

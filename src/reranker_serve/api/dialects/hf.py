@@ -8,7 +8,7 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import Documents, Query, document_texts
-from reranker_serve.api.options import Options, Whole, chunk_count, core_request
+from reranker_serve.api.options import Options, Whole, core_request, extras
 from reranker_serve.api.superset import usage
 from reranker_serve.types import RerankRequest, RerankResult
 
@@ -48,7 +48,7 @@ def from_core(result: RerankResult, body: HfRequest, reply: Reply) -> dict[str, 
             "index": ranked.index,
             "score": ranked.score,
             "text": texts[ranked.index] if body.return_texts else None,
-            **chunk_count(body, ranked.chunks),
+            **extras(body, ranked),
         }
         for ranked in result.ranking
     ]

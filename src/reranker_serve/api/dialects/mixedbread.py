@@ -9,7 +9,7 @@ from pydantic import Field
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import Documents, Query, document_texts
 from reranker_serve.api.errors import type_of
-from reranker_serve.api.options import Options, Whole, chunk_count, core_request
+from reranker_serve.api.options import Options, Whole, core_request, extras
 from reranker_serve.api.superset import usage
 from reranker_serve.errors import RequestError
 from reranker_serve.types import RerankRequest, RerankResult
@@ -39,7 +39,7 @@ def from_core(result: RerankResult, body: MixedbreadRequest, reply: Reply) -> di
         row: dict[str, Any] = {"index": ranked.index, "score": ranked.score, "object": "rank_result"}
         if body.return_input:
             row["input"] = body.input[ranked.index]
-        data.append(row | chunk_count(body, ranked.chunks))
+        data.append(row | extras(body, ranked))
     return {
         "object": "list",
         "model": result.model,

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import Documents, Query, document_texts
-from reranker_serve.api.options import Options, chunk_count, core_request
+from reranker_serve.api.options import Options, core_request, extras
 from reranker_serve.api.superset import usage
 from reranker_serve.types import RerankRequest, RerankResult
 
@@ -29,9 +29,7 @@ def to_core(body: NimRequest) -> RerankRequest:
 
 
 def from_core(result: RerankResult, body: NimRequest, reply: Reply) -> dict[str, Any]:
-    rankings = [
-        {"index": ranked.index, "logit": ranked.score, **chunk_count(body, ranked.chunks)} for ranked in result.ranking
-    ]
+    rankings = [{"index": ranked.index, "logit": ranked.score, **extras(body, ranked)} for ranked in result.ranking]
     return {"rankings": rankings, "usage": usage(result)}
 
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.documents import echo
 from reranker_serve.api.errors import type_of
-from reranker_serve.api.options import Truncate, chunk_count
+from reranker_serve.api.options import Truncate, extras
 from reranker_serve.api.superset import EchoingRequest
 from reranker_serve.api.superset import to_core as superset_to_core
 from reranker_serve.errors import RequestError
@@ -46,7 +46,7 @@ def from_core(result: RerankResult, body: PineconeRequest, reply: Reply) -> dict
         row: dict[str, Any] = {"index": ranked.index, "score": ranked.score}
         if body.return_documents:
             row["document"] = echo(body.documents[ranked.index], body.rank_fields)
-        data.append(row | chunk_count(body, ranked.chunks))
+        data.append(row | extras(body, ranked))
     return {"model": result.model, "data": data, "usage": {"rerank_units": 1}}
 
 

@@ -13,7 +13,7 @@ from reranker_serve import errors
 from reranker_serve.api.dialect import Call, Dialect, Reply
 from reranker_serve.api.dialects.hf import PATHS as HF_PATHS
 from reranker_serve.api.documents import Documents, Query, document_texts
-from reranker_serve.api.options import Options, chunk_count, core_request
+from reranker_serve.api.options import Options, core_request, extras
 from reranker_serve.types import RerankRequest, RerankResult
 
 # As they are on the wire; TEI's own OpenAPI examples show them in lower case.
@@ -50,7 +50,7 @@ def from_core(result: RerankResult, body: TeiRequest, reply: Reply) -> list[dict
         row: dict[str, Any] = {"index": ranked.index, "score": ranked.score}
         if body.return_text:
             row["text"] = texts[ranked.index]
-        rows.append(row | chunk_count(body, ranked.chunks))
+        rows.append(row | extras(body, ranked))
     return rows
 
 

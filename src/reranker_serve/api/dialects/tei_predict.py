@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field
 
 from reranker_serve.api.dialect import Dialect, Reply
 from reranker_serve.api.dialects.tei import error
-from reranker_serve.api.options import Options, chunk_count
+from reranker_serve.api.options import Options, extras
 from reranker_serve.api.pairs import score_request
 from reranker_serve.errors import NoDocuments
 from reranker_serve.types import RerankResult, ScoreRequest
@@ -48,8 +48,10 @@ def to_core(body: PredictBody) -> ScoreRequest:
 
 
 def from_core(result: RerankResult, body: PredictBody, reply: Reply) -> list[Any]:
-    """A list of the labels of one pair, or a list of such lists."""
-    rows = [[{"score": ranked.score, "label": _LABEL, **chunk_count(body, ranked.chunks)}] for ranked in result.ranking]
+    """A list of the labels of one pair, or a list of such lists; no label for a pair that is below the threshold."""
+    rows: list[list[dict[str, Any]]] = [[] for _ in range(result.documents)]
+    for ranked in result.ranking:
+        rows[ranked.index].append({"score": ranked.score, "label": _LABEL, **extras(body, ranked)})
     return rows[0] if isinstance(body.inputs, tuple) else rows
 
 

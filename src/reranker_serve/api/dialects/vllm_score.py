@@ -11,7 +11,7 @@ from pydantic import AliasChoices, Field
 
 from reranker_serve.api.dialect import Dialect, Reply
 from reranker_serve.api.documents import Documents, document_texts
-from reranker_serve.api.options import Options, chunk_count
+from reranker_serve.api.options import Options, extras
 from reranker_serve.api.pairs import score_request
 from reranker_serve.api.superset import usage
 from reranker_serve.errors import InvalidRequest, NoDocuments
@@ -50,7 +50,7 @@ def from_core(result: RerankResult, body: ScoreBody, reply: Reply) -> dict[str, 
         "created": reply.created,
         "model": result.model,
         "data": [
-            {"index": ranked.index, "object": "score", "score": ranked.score, **chunk_count(body, ranked.chunks)}
+            {"index": ranked.index, "object": "score", "score": ranked.score, **extras(body, ranked)}
             for ranked in result.ranking
         ],
         "usage": usage(result),

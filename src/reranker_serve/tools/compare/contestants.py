@@ -102,8 +102,14 @@ def _model(name: str) -> dict[str, Any]:
 
 
 def _valid(settings: Settings, changed: Mapping[str, Any], name: str) -> Settings:
-    # Nothing here is asked by strangers: all requests are let in, and every pair is computed.
-    free = {"max_queue_seconds": 86_400, "request_timeout": 86_400, "batch_timeout": 86_400, "cache_entries": 0}
+    # Nothing here is asked by strangers: all requests are let in, every pair is computed, and all of them come back.
+    free: dict[str, Any] = {
+        "max_queue_seconds": 86_400,
+        "request_timeout": 86_400,
+        "batch_timeout": 86_400,
+        "cache_entries": 0,
+    }
+    free |= {"calibration": None, "min_score": None, "min_probability": None}
     kept = settings.model_dump(exclude_unset=True, exclude={"model_name"})
     try:
         return Settings.model_validate({**kept, **free, **changed})
