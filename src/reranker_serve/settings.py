@@ -182,7 +182,7 @@ class Settings(BaseModel):
         4096, ge=1, le=1_000_000, description="most open connections of one process; more are closed at once"
     )
     enable_docs: bool = Field(True, description="serve `/docs` and `/openapi.json`")
-    enable_metrics: bool = Field(True, description="serve `/metrics`")
+    enable_metrics: bool = Field(True, description="serve `/metrics` and `/stats`")
     cors_origins: str | None = Field(
         None,
         description="sites whose pages may call from a browser: `https://app.example.com`, several separated by commas,"
