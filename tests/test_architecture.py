@@ -18,12 +18,13 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
-    ["types", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
+    ["types", "places", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
     ["settings", "rates", "telemetry", "keys", "checkpoint", "published", "calibration", "judgments"],
     ["families", "backends"],
-    ["engine", "cache"],
+    ["engine", "cache", "sentences"],
     ["encoding"],
     ["scoring"],
+    ["spans"],
     ["service", "loader", "model_files"],
     ["lifecycle"],
     ["api"],

@@ -58,6 +58,7 @@ MALFORMED = [
     ("DRAIN_DELAY", "-1", "greater than or equal to 0"),
     ("MAX_CONNECTIONS", "0", "greater"),
     ("ENABLE_DOCS", "2", "boolean"),
+    ("ENABLE_PAGE", "2", "boolean"),
     ("ENABLE_METRICS", "2", "boolean"),
     ("REQUEST_TIMEOUT", "nan", "less than"),
     ("LOG_LEVEL", "verbose", "'INFO'"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, NoReturn
@@ -24,6 +25,7 @@ from reranker_serve.api.probes import add_probe_routes
 from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
 from reranker_serve.api.side import add_side_routes
+from reranker_serve.api.stats import add_stats_route
 from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.api.web import add_web
 from reranker_serve.calibration import Calibration, read_calibration
@@ -35,9 +37,10 @@ from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.setup import tracing_from_environment
 from reranker_serve.telemetry.tracing import Tracing
+from reranker_serve.telemetry.usage import Usage
 from reranker_serve.types import Scorer
 
-_DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes and gives JSON."
+_DESCRIPTION = "Scores how relevant documents are to a query. Every rerank path takes JSON and understands every API."
 
 
 def create_app(
@@ -52,7 +55,7 @@ def create_app(
     answers 503 until then. `tracing` is what the OTEL_ variables configure unless given.
     Raises `SettingsError` if the file of keys or the calibration cannot be used.
     """
-    metrics = Metrics()
+    metrics, usage = Metrics(), Usage(time.monotonic())
     tracing = tracing or tracing_from_environment()
     lifecycle = Lifecycle(settings, metrics, tracing, process, given_calibration(settings))
 
@@ -67,6 +70,8 @@ def create_app(
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)
+    if settings.enable_metrics:
+        add_stats_route(app, lifecycle, settings, metrics, usage)
     if settings.enable_docs:
         add_pages(app, settings.needs_key)
     if settings.enable_page:
@@ -77,7 +82,14 @@ def create_app(
     if settings.rates is not None:
         app.add_middleware(RateLimit, rates=settings.rates)
     app.add_middleware(RequireKey, keys=accepted_keys(settings))
-    app.add_middleware(Boundary, dialects=dialects, metrics=metrics, tracing=tracing, leaving=lambda: lifecycle.leaving)
+    app.add_middleware(
+        Boundary,
+        dialects=dialects,
+        metrics=metrics,
+        tracing=tracing,
+        usage=usage,
+        leaving=lambda: lifecycle.leaving,
+    )
     # Beyond the boundary, so that errors have their headers, too.
     if settings.allowed_origins:
         app.add_middleware(CORSMiddleware, allow_origins=settings.allowed_origins, **CORS)

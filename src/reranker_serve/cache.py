@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+from array import array
 from collections import OrderedDict
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,6 +27,8 @@ class PairScore:
 
     `tokens` are the document's own; `shared_tokens` those that all documents of its request
     share (a prefix, or an embedding model's query), which count once a request. `unit` is as in `Encoded`.
+    `sentences` are those of the document, start and stop of each one behind the other, and their raw scores; None if
+    they were not scored beside it.
     """
 
     raw: float
@@ -35,6 +38,7 @@ class PairScore:
     shared_tokens: int
     query_truncated: bool
     unit: float = 1.0
+    sentences: tuple[array[int], array[float]] | None = None
 
     @property
     def may_be_kept(self) -> bool:
@@ -85,7 +89,7 @@ class _Flight:
 
 
 class ScoreCache:
-    """At most `entries` scores, of about 300 bytes each.
+    """At most `entries` scores, of about 300 bytes each, and 12 for each sentence that was scored beside one.
 
     `on_hits(pairs)` and `on_misses(pairs)` are told how many pairs of an answered request were
     not computed for it, and how many are about to be.

@@ -82,9 +82,11 @@ def _parser() -> argparse.ArgumentParser:
 def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     from reranker_serve.tools import calibrate, evaluate, inspection, verify
     from reranker_serve.tools.bench import command as bench
+    from reranker_serve.tools.compare import command as compare
 
     for name, tool, purpose in (
         ("evaluate", evaluate, "measure ranking quality on a judged collection"),
+        ("compare", compare, "tell which of several models or servers ranks better on judged queries, and how fast"),
         ("calibrate", calibrate, "find what a score means on judged queries, and the threshold to ask with"),
         ("verify", verify, "compare the model's scores with the published ones"),
         ("inspect", inspection, "tell what a model is and how it would be served, without loading its weights"),

@@ -8,26 +8,46 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import islice, takewhile
 from threading import Event
 
 from reranker_serve.engine.admission import CharacterBudget
 from reranker_serve.engine.pace import Density
 from reranker_serve.engine.tokenizers import Tokenizers
 from reranker_serve.errors import RequestTooLarge, TooLong
+from reranker_serve.places import Place, Sentences
+from reranker_serve.sentences import owners, sentences
 from reranker_serve.telemetry.tracing import Tracing
-from reranker_serve.types import WHOLE, Cut, Encoded, EncodedItem, Family, Token, count_tokens
+from reranker_serve.types import (
+    WHOLE,
+    Cut,
+    Encoded,
+    EncodedItem,
+    Family,
+    LocatingFamily,
+    Token,
+    TokenArray,
+    count_tokens,
+)
 
 # Texts that wait for the tokenizer, beside what the queue holds: so many characters a token of it.
 _CHARACTERS_PER_TOKEN = 8
 # A document may be cut into so many chunks, however many documents there are.
 _FEW_CHUNKS = 64
+# Sentences of one document that are looked at; and the characters of one, at least, at most, and a token of a sequence.
+_MOST_SENTENCES = 1000
+_SHORTEST, _LONGEST, _CHARACTERS_OF_SENTENCE = 32, 1000, 2
 # What is tokenized in one go, some 20 ms of it: then it is asked whether the rest is still wanted.
 _SLICE_CHARACTERS = 64 * 1024
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One query with its documents, and all that changes their scores."""
+    """One query with its documents, and all that changes their scores.
+
+    With `sentences` those of a document are scored beside it by the same vectors, where the family is one that can.
+    """
 
     text: str
     documents: tuple[str, ...]
@@ -35,6 +55,12 @@ class Query:
     instruction: str | None = None
     truncate: bool = True
     cut: Cut = WHOLE
+    sentences: bool = False
+
+    @property
+    def reach(self) -> int:
+        """Characters of a text of which more are not read."""
+        return self.max_length * self.cut.chunks * _CHARACTERS_PER_TOKEN
 
 
 # Documents of a query: some of its own, each once.
@@ -75,6 +101,22 @@ class Encoding:
         """Each text's tokens, as the model sees the text by itself."""
         characters = sum(map(len, texts))
         return await self._tokenizers.run(characters, lambda: [self._family.tokens(text, special) for text in texts])
+
+    async def sentences(self, query: Query) -> list[tuple[Place, ...]]:
+        """Where those of each document are, the first thousand.
+
+        When cancelled it stops soon.
+        """
+        given_up = Event()
+        characters = sum(map(len, query.documents))
+        try:
+            return await self._tokenizers.run(
+                characters,
+                lambda: [() if given_up.is_set() else tuple(_sentences(query, text)) for text in query.documents],
+            )
+        except asyncio.CancelledError:
+            given_up.set()
+            raise
 
     async def encode(self, asked: Asked, until: float = math.inf) -> list[Encoded]:
         """What the model reads for them, one a query; of as many of them, the first ones, as are tokenized at `until`.
@@ -125,6 +167,10 @@ class Encoding:
             )
         if not query.truncate:
             _check_nothing_lost(encoded, documents, query)
+        if query.sentences and isinstance(self._family, LocatingFamily):
+            places = self._family.locate(encoded, documents, max_length=query.max_length, cut=query.cut)
+            found = map(partial(_located, query), documents, places)
+            return dataclasses.replace(encoded, sentences=tuple(found))
         return encoded
 
     def _learn(self, asked: Asked, done: Sequence[Encoded]) -> None:
@@ -136,7 +182,7 @@ class Encoding:
 
     def _characters(self, query: Query, documents: Sequence[str]) -> int:
         """Characters that are read of a query and its documents."""
-        reach = _reach(query)
+        reach = query.reach
         times = 2 if self._family.listwise else len(documents)
         return times * min(len(query.text), reach) + sum(min(len(text), reach) for text in documents)
 
@@ -146,13 +192,8 @@ class Encoding:
         return min(query.cut.chunks, max(_FEW_CHUNKS, 2 * held // len(documents)))
 
 
-def _reach(query: Query) -> int:
-    """Characters of a text of which more are not read."""
-    return query.max_length * query.cut.chunks * _CHARACTERS_PER_TOKEN
-
-
 def _slices(query: Query, documents: Sequence[str]) -> Iterator[Sequence[str]]:
-    reach, start, characters = _reach(query), 0, 0
+    reach, start, characters = query.reach, 0, 0
     for stop, text in enumerate(documents, start=1):
         characters += min(len(text), reach)
         if characters >= _SLICE_CHARACTERS or stop == len(documents):
@@ -180,7 +221,22 @@ def _merge(parts: Sequence[Encoded]) -> Encoded:
         any(part.query_truncated for part in parts),
         tuple(chunks for part in parts for chunks in part.chunks),
         parts[0].unit,
+        sentences=tuple(each for part in parts for each in part.sentences),
     )
+
+
+def _sentences(query: Query, text: str) -> Iterator[Place]:
+    """The first ones, each found when it is its turn."""
+    longest = min(max(_SHORTEST, _CHARACTERS_OF_SENTENCE * query.max_length), _LONGEST)
+    return islice(sentences(text, longest), _MOST_SENTENCES)
+
+
+def _located(query: Query, text: str, places: TokenArray | None) -> Sentences | None:
+    if places is None:
+        return None
+    last = places.max(initial=-1)
+    found = tuple(takewhile(lambda place: place[0] <= last, _sentences(query, text)))
+    return Sentences(found, owners(found, places))
 
 
 def _least_tokens(family: Family) -> int:

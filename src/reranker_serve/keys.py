@@ -26,6 +26,7 @@ _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
 _NAMED = re.compile(r"([^\s:]*):\s+(.*)")
 _RECHECK_S = 1.0
+_SHOWN_DIGITS = 8
 
 # What tells a file from what was there before: modification, place, size.
 _Stamp = tuple[int, int, int, int]
@@ -37,6 +38,11 @@ class Key:
 
     digest: bytes
     name: str | None = None
+
+    @property
+    def label(self) -> str:
+        """What to show of it: the name, else the beginning of its hash, as `hash_key` writes it."""
+        return self.name or HASHED + self.digest.hex()[:_SHOWN_DIGITS]
 
 
 def hash_key(key: str) -> str:

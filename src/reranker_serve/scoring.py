@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import math
 import time
+from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 import numpy as np
@@ -17,10 +18,11 @@ from reranker_serve.encoding import Asked, Encoding, Query
 from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.engine import Engine
 from reranker_serve.engine.job import Job, JobResult
+from reranker_serve.sentences import by_owner
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
-from reranker_serve.types import Encoded, FloatArray, Scorer, count_tokens
+from reranker_serve.types import Encoded, FloatArray, Outputs, Scorer, count_tokens
 
 # Above this many characters, cache keys are made on a thread, so that other callers do not wait for it.
 _LARGE_REQUEST_CHARACTERS = 256 * 1024
@@ -156,7 +158,7 @@ class Scoring:
         def make() -> list[bytes]:
             keys: list[bytes] = []
             for query in queries:
-                options = repr((query.max_length, query.instruction, query.truncate, query.cut))
+                options = repr((query.max_length, query.instruction, query.truncate, query.cut, query.sentences))
                 keys += pair_keys((self._model_facts, options), query.text, dict.fromkeys(query.documents))
             return keys
 
@@ -221,9 +223,27 @@ class Scoring:
         for part in encoded:
             rows = slice(start, start + len(part.items))
             raw = self._family.combine(result.outputs[rows])
-            scores += _pair_scores(part, raw, result.computed[rows])
+            found = _pair_scores(part, raw, result.computed[rows])
+            scores += self._with_sentences(found, part, result.outputs[rows]) if part.sentences else found
             start = rows.stop
         return scores
+
+    def _with_sentences(self, found: Sequence[Found], encoded: Encoded, outputs: Outputs) -> list[Found]:
+        """Beside the documents' scores those of their sentences, each by the vectors that stand in it."""
+        items = iter(outputs[encoded.first :])
+        owned: list[dict[int, FloatArray]] = []
+        for score, chunks, there in zip(found, encoded.chunks, encoded.sentences, strict=True):
+            vectors = np.concatenate(list(islice(items, chunks)))
+            owned.append(by_owner(vectors, there.owners) if score and there else {})
+        parts = [part for own in owned for part in own.values()]
+        raw = iter(self._family.combine([*outputs[: encoded.first], *parts]).tolist())
+        beside: list[Found] = []
+        for score, own, there in zip(found, owned, encoded.sentences, strict=True):
+            if score and there:
+                places = array("i", (edge for number in own for edge in there.places[number]))
+                score = replace(score, sentences=(places, array("f", islice(raw, len(own)))))
+            beside.append(score)
+        return beside
 
 
 def _asked(call: _Call, pairs: Sequence[_Pair]) -> Asked:

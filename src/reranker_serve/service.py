@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,12 +24,14 @@ from reranker_serve.errors import (
     TooManyDocuments,
     UnknownModel,
 )
-from reranker_serve.scoring import Scores, Scoring, Terms
+from reranker_serve.scoring import Computed, Scores, Scoring, Terms
 from reranker_serve.settings import Settings
+from reranker_serve.spans import with_spans
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.types import (
     FloatArray,
+    LocatingFamily,
     RankedDocument,
     RerankRequest,
     RerankResult,
@@ -38,6 +41,8 @@ from reranker_serve.types import (
     Token,
     Usage,
 )
+
+Done = TypeVar("Done")
 
 
 def _nothing() -> None:
@@ -78,16 +83,32 @@ class Reranker:
     async def rerank(self, request: RerankRequest) -> RerankResult:
         """Score and rank. Raises `RequestError`s; cancelling it cancels what is not computed."""
         start = time.monotonic()
-        scores = await self._score((request,), start)
+        return await self._in_time(request, start, lambda terms: self._rerank(request, terms, start))
+
+    async def _rerank(self, request: RerankRequest, terms: Terms, start: float) -> RerankResult:
+        self._check_count(len(request.documents))
+        query = self._query(request)
+        scores = await self._score([query], terms)
         found = scores.found[0]
-        raw = _raw(found)
-        best_first = np.argsort(-raw, kind="stable")  # NaN, which is what has no score, goes last
-        return self._result(request, scores, found, best_first, start)
+        best_first = np.argsort(-_raw(found), kind="stable")  # NaN, which is what has no score, goes last
+        result = self._result(request, scores, found, best_first, start)
+        if request.spans is None:
+            return result
+        ranking, read = await with_spans(self._scoring, self.scorer.family, request, query, found, result, terms)
+        self._observe(read)
+        return replace(
+            result,
+            ranking=ranking,
+            usage=Usage(scores.prompt_tokens + read.prompt_tokens, read.prompt_tokens),
+            timings=_timings((*scores.passes, *read.passes), start),
+        )
 
     async def score(self, request: ScoreRequest) -> RerankResult:
         """Score pairs; the "ranking" is in the pairs' own order. Fails as a whole if one query does."""
         start = time.monotonic()
-        scores = await self._score(request.requests, start)
+        self._check_count(sum(len(each.documents) for each in request.requests))
+        queries = [self._query(each) for each in request.requests]
+        scores = await self._in_time(request.requests[0], start, lambda terms: self._score(queries, terms))
         placed = {
             position: score
             for positions, part in zip(request.positions, scores.found, strict=True)
@@ -104,20 +125,21 @@ class Reranker:
         """Finish what was admitted within `timeout` seconds, then stop; blocks. Returns how many were dropped."""
         return self._scoring.close(timeout)
 
-    async def _score(self, requests: Sequence[RerankRequest], start: float) -> Scores:
-        self._check_count(sum(len(request.documents) for request in requests))
-        queries = [self._query(request) for request in requests]
-        first = requests[0]
+    async def _in_time(self, request: RerankRequest, start: float, work: Callable[[Terms], Awaitable[Done]]) -> Done:
+        """The result of `work`, whose terms are the request's. Raises `DeadlineExceeded`."""
         limit = self._settings.request_timeout
-        seconds = limit if first.timeout is None else min(limit, first.timeout)
-        partly = first.deadline is not None and first.deadline < seconds
-        due = start + (first.deadline if partly and first.deadline is not None else seconds)
+        seconds = limit if request.timeout is None else min(limit, request.timeout)
+        partly = request.deadline is not None and request.deadline < seconds
+        due = start + (request.deadline if partly and request.deadline is not None else seconds)
         try:
             async with asyncio.timeout(seconds):
-                scores = await self._scoring.score(queries, Terms(due, partly, first.priority))
+                return await work(Terms(due, partly, request.priority))
         except TimeoutError:
             whose = "RERANKER_REQUEST_TIMEOUT" if seconds == limit else "the request's own timeout"
             raise DeadlineExceeded(f"not done within {seconds:g} s ({whose})") from None
+
+    async def _score(self, queries: Sequence[Query], terms: Terms) -> Scores:
+        scores = await self._scoring.score(queries, terms)
         _check_finite(scores)
         self._observe(scores)
         return scores
@@ -139,7 +161,8 @@ class Reranker:
             raise InvalidRequest(f"max_length must be from {shortest} to {longest}, got {max_length}", "max_length")
         self._check_probability(request)
         instruction = request.instruction or self._settings.instruction
-        return Query(request.query, request.documents, max_length, instruction, request.truncate, request.cut)
+        beside = request.spans is not None and isinstance(self.scorer.family, LocatingFamily)
+        return Query(request.query, request.documents, max_length, instruction, request.truncate, request.cut, beside)
 
     def _check_probability(self, request: RerankRequest) -> None:
         if not self._min_probability(request) or self._calibrated(request):
@@ -190,12 +213,7 @@ class Reranker:
             ),
             query_truncated=any(score.query_truncated for score in found if score),
             usage=Usage(scores.prompt_tokens),
-            timings=Timings(
-                tokenize_ms=sum(each.tokenize_seconds for each in scores.passes) * 1e3,
-                queue_ms=sum(each.queue_seconds for each in scores.passes) * 1e3,
-                inference_ms=sum(each.inference_seconds for each in scores.passes) * 1e3,
-                total_ms=(time.monotonic() - start) * 1e3,
-            ),
+            timings=_timings(scores.passes, start),
             documents=len(found),
             scored=sum(score is not None for score in found),
             left_out=None if below is None else int(below.sum()),
@@ -234,6 +252,15 @@ def _ranked(index: int, found: Found, score: float, probability: float | None) -
     if found is None:
         return RankedDocument(index, None, truncated=False)
     return RankedDocument(index, score, found.truncated, found.chunks, found.unit, probability, tokens=found.tokens)
+
+
+def _timings(passes: Sequence[Computed], start: float) -> Timings:
+    return Timings(
+        tokenize_ms=sum(each.tokenize_seconds for each in passes) * 1e3,
+        queue_ms=sum(each.queue_seconds for each in passes) * 1e3,
+        inference_ms=sum(each.inference_seconds for each in passes) * 1e3,
+        total_ms=(time.monotonic() - start) * 1e3,
+    )
 
 
 def _check_finite(scores: Scores) -> None:

@@ -183,7 +183,7 @@ class Settings(BaseModel):
     )
     enable_docs: bool = Field(True, description="serve `/docs` and `/openapi.json`")
     enable_page: bool = Field(True, description="serve the page for browsers at `/`")
-    enable_metrics: bool = Field(True, description="serve `/metrics`")
+    enable_metrics: bool = Field(True, description="serve `/metrics` and `/stats`")
     cors_origins: str | None = Field(
         None,
         description="sites whose pages may call from a browser: `https://app.example.com`, several separated by commas,"

@@ -14,6 +14,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker_serve.places import Sentences, Span, SpanOptions
 from reranker_serve.readouts import Readout
 
 FloatArray = NDArray[np.float32]
@@ -50,7 +51,8 @@ class RerankRequest:
     `truncate` a text that does not fit is an error. Of what waits, a lower `priority` is
     computed earlier. `timeout` narrows the server's, in seconds: all is done by then, or nothing. `deadline`, in
     seconds, asks for what is done by then. What is below `min_score`, on the scale of the scores that come back, or
-    `min_probability` does not come back; None: as the server is set.
+    `min_probability` does not come back; None: as the server is set. `spans` asks for the relevant sentences of the
+    documents that come back.
     """
 
     query: str
@@ -67,6 +69,7 @@ class RerankRequest:
     deadline: float | None = None
     min_score: float | None = None
     min_probability: float | None = None
+    spans: SpanOptions | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +89,8 @@ class RankedDocument:
 
     `score` is None where the document was not read before the request's deadline. `chunks` tells in how many pieces
     it was read, `tokens` how many of its sequences were, without what all documents of a request share. `unit` is as in
-    `Encoded`. `probability` is None where scores are not calibrated.
+    `Encoded`. `probability` is None where scores are not calibrated. `spans` are its relevant sentences, best first;
+    None if they were not asked for, or not read in time.
     """
 
     index: int
@@ -96,13 +100,18 @@ class RankedDocument:
     unit: float = 1.0
     probability: float | None = None
     tokens: int = 0
+    spans: tuple[Span, ...] | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Usage:
-    """Tokens the model read for this request; equal documents and a shared prefix are read once."""
+    """Tokens the model read for this request; equal documents and a shared prefix are read once.
+
+    `span_tokens` are those of them that were read to find relevant sentences; None if those were not asked for.
+    """
 
     prompt_tokens: int
+    span_tokens: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +191,7 @@ class Encoded:
     `chunks` has each document's number of items, which stand together and come last; before them may stand items of
     the query alone. `unit` is the raw score that `Family.activate` counts as one, where that depends on the query.
     `blocks`, where items hold several documents, has for each item how many of its tokens count as each document's.
+    `sentences` has an entry a document where they are to be scored by the same vectors, None if that cannot be.
     """
 
     items: tuple[EncodedItem, ...]
@@ -190,6 +200,7 @@ class Encoded:
     chunks: tuple[int, ...]
     unit: float = 1.0
     blocks: tuple[tuple[int, ...], ...] = ()
+    sentences: tuple[Sentences | None, ...] = ()
 
     @property
     def first(self) -> int:
@@ -249,6 +260,23 @@ class Family(Protocol):
 
     def activate(self, raw: FloatArray) -> FloatArray:
         """Raw scores, in units of `Encoded.unit` -> relevance in [0, 1], same shape and the same order."""
+
+
+@runtime_checkable
+class LocatingFamily(Family, Protocol):
+    """A family whose score of a document is made of vectors that stand at places of its text.
+
+    Of the vectors of some of these places `combine` makes the score of what stands there.
+    """
+
+    def locate(
+        self, encoded: Encoded, documents: Sequence[str], *, max_length: int, cut: Cut
+    ) -> list[TokenArray | None]:
+        """For each document, [vectors], the last character of its text that each vector of its items stands for, one
+        item after the other: -1 where it is not of the text. None where that is not known.
+
+        The arguments are those of `encode`, and what it gave.
+        """
 
 
 class Backend(Protocol):

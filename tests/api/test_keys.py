@@ -99,7 +99,7 @@ async def test_everything_else_is_closed(path: str, connect: Connect) -> None:
 
 async def test_docs_and_metrics_can_be_closed(connect: Connect) -> None:
     async with connect(enable_docs="false", enable_metrics="false") as client:
-        for path in ("/docs", "/openapi.json", "/metrics"):
+        for path in ("/docs", "/openapi.json", "/metrics", "/stats"):
             assert (await client.get(path)).status_code == 404
         assert (await client.post("/rerank", json=GOOD)).status_code == 200
 

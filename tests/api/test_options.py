@@ -33,6 +33,12 @@ CASES: dict[str, list[tuple[Any, dict[str, Any]]]] = {
     "overlap_tokens": [(2, {"max_length": 10, "max_chunks_per_doc": 9})],
     "min_score": [(0.5, {}), ("0.5", {})],
     "min_probability": [(0.5, {})],
+    "relevant_spans": [
+        ({"mode": "enabled"}, {}),
+        ({"mode": "enabled", "threshold": 0.5}, {}),
+        ({"mode": "enabled", "threshold": 0.5}, {"relevant_spans": {"mode": "enabled"}}),
+        ({"mode": "enabled", "max_spans": 1}, {"relevant_spans": {"mode": "enabled"}}),
+    ],
     "raw_scores": [(True, {}), ("true", {})],
     "use_activation": [(False, {})],
     "activation": [(False, {})],

@@ -32,7 +32,20 @@ def cohere_v2(url: str, key: str, query: str, texts: Sequence[str], n: int) -> R
     )
     assert reply.id
     assert reply.meta.billed_units.search_units == 1
+    if hasattr(cohere, "RerankRelevantSpans"):  # from version 7 on
+        _cohere_spans(cohere, url, key, query, texts)
     return [(row.index, row.relevance_score) for row in reply.results]
+
+
+def _cohere_spans(cohere: Any, url: str, key: str, query: str, texts: Sequence[str]) -> None:
+    asked = cohere.RerankRelevantSpans(mode="enabled", threshold=-1.0, max_spans=1)
+    reply = cohere.ClientV2(api_key=key, base_url=url).rerank(
+        model="any", query=query, documents=list(texts), relevant_spans=asked
+    )
+    for row in reply.results:
+        (span,) = row.relevant_spans
+        assert texts[row.index][span.start : span.end].strip()
+        assert 0 <= span.score <= 1
 
 
 def cohere_v2_base_with_v1(url: str, key: str, query: str, texts: Sequence[str], n: int) -> Ranking:

@@ -266,3 +266,14 @@ def test_any_text_may_be_tokenized_alone_but_not_beside_too_many_others() -> Non
     budget.give_back(1000)
     budget.take(60)
     budget.take(40)
+
+
+def test_what_waits_is_told_in_seconds() -> None:
+    first = promise(2)
+    line = filled(first, promise(1, firm=False))
+    assert line.seconds == pytest.approx(3)
+    line.reduce(first, SPEED)
+    assert line.seconds == pytest.approx(2)
+    line.forget(first)
+    assert line.seconds == pytest.approx(1)
+    assert filled(promise(1), speed=None).seconds == 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from reranker_serve.families.prompts import QWEN3_RERANKER
+from reranker_serve.model_files.folders import given_folder
 from tests.adapters import save_adapter
 from tests.checkpoints import load_scorer, save_cross_encoder, save_language_model
 from tests.families.test_prompt_choice import as_template
@@ -61,10 +63,10 @@ def download(folder: Path, endpoint: str, *arguments: str) -> subprocess.Complet
 
 
 def locate(folder: Path, endpoint: str, **settings: str) -> str:
-    """The folder and the revision that would be served, or the error."""
+    """The folder and the revision that would be served, without the digits of weights, or the error."""
     done = run(folder, endpoint, sys.executable, "-c", LOCATE, **settings)
     assert done.returncode == 0, done.stderr
-    return done.stdout.strip().splitlines()[-1]
+    return re.sub("local-[0-9a-f]{12}$", "local", done.stdout.strip().splitlines()[-1])
 
 
 def in_the_hubs_cache(home: Path, files: Path, revision: str = REVISION) -> Path:
@@ -142,6 +144,20 @@ def test_a_revision_is_pinned_and_shown(tmp_path: Path, reranker: Path) -> None:
     assert line.startswith("error: RERANKER_MODEL_REVISION=v2.0")
     assert REVISION in line
     assert folder in line
+
+
+def test_other_weights_in_a_folder_are_another_revision(tmp_path: Path, reranker: Path) -> None:
+    """And the same ones elsewhere, with other files beside them, are not."""
+    before = given_folder(reranker, None).revision
+    moved = Path(shutil.copytree(reranker, tmp_path / "moved"))
+    (moved / "README.md").write_text("another")
+    assert given_folder(moved, None).revision == before
+    with (moved / "model.safetensors").open("r+b") as weights:
+        weights.seek(-100, os.SEEK_END)
+        weights.write(bytes(100))
+    changed = given_folder(moved, None).revision
+    assert re.fullmatch("local-[0-9a-f]{12}", changed)
+    assert changed != before
 
 
 def test_of_a_folder_without_a_known_revision_none_can_be_asked_for(tmp_path: Path, reranker: Path) -> None:

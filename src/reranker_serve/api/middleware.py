@@ -26,6 +26,7 @@ from reranker_serve.keys import Key, Keys
 from reranker_serve.telemetry.logs import FIELDS
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.telemetry.tracing import Tracing
+from reranker_serve.telemetry.usage import Amount, Usage
 from reranker_serve.types import Timings
 
 logger = logging.getLogger("reranker_serve.access")
@@ -48,6 +49,7 @@ class Exchange:
     body_bytes: int = 0
     documents: int = 0
     tokens: int = 0
+    amount: Amount | None = None
     status: int = 0
     error: str = ""
     timings: Timings | None = None
@@ -65,12 +67,14 @@ class Boundary:
         dialects: DialectTable,
         metrics: Metrics,
         tracing: Tracing,
+        usage: Usage,
         leaving: Callable[[], bool] = bool,
     ) -> None:
         self._app = app
         self._dialects = dialects
         self._metrics = metrics
         self._tracing = tracing
+        self._usage = usage
         self._leaving = leaving
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -131,6 +135,9 @@ class Boundary:
         if exchange.dialect:
             self._metrics.requests.labels(dialect, str(exchange.status)).inc()
             self._metrics.request_seconds.observe(seconds)
+        if exchange.amount and exchange.status < 400:
+            caller = exchange.key.label if exchange.key else None
+            self._usage.count(caller, seconds, exchange.amount, time.monotonic())
         if exchange.error:
             self._metrics.errors.labels(exchange.error).inc()
         fields = _fields(scope, exchange, seconds)

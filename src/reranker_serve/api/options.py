@@ -178,4 +178,8 @@ def _seconds(milliseconds: int | None) -> float | None:
 def extras(options: Options, ranked: RankedDocument) -> dict[str, Any]:
     """What a result says in every API beside what is the vendor's own."""
     more: dict[str, Any] = {} if options.max_chunks_per_doc is None else {"chunks": ranked.chunks}
-    return more if ranked.probability is None else more | {"probability": ranked.probability}
+    if ranked.probability is not None:
+        more["probability"] = ranked.probability
+    if ranked.spans is not None:
+        more["relevant_spans"] = [{"start": span.start, "end": span.end, "score": span.score} for span in ranked.spans]
+    return more

@@ -8,11 +8,43 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import HTMLResponse, Response
 
 from reranker_serve.api.paths import ASSETS, DESCRIPTION, DOCS, is_open
+
+# All groups are folded but the first, and each example is ready to be sent.
+_DOCS = """\
+<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>{title}: every API</title>
+<link rel="icon" href="{assets}/favicon.png">
+<link rel="stylesheet" href="{assets}/swagger-ui.css">
+</head>
+<body>
+<main id="docs"></main>
+<script src="{assets}/swagger-ui-bundle.js"></script>
+<script>
+const page = SwaggerUIBundle({{
+  url: "{description}",
+  dom_id: "#docs",
+  deepLinking: true,
+  docExpansion: "none",
+  tryItOutEnabled: true,
+  displayRequestDuration: true,
+  defaultModelsExpandDepth: -1,
+  onComplete() {{
+    const first = page.specSelectors.taggedOperations().keySeq().first();
+    page.layoutActions.show(["operations-tag", first], true);
+  }},
+}});
+</script>
+</body>
+</html>
+"""
 
 
 def add_pages(app: FastAPI, needs_key: bool) -> None:
@@ -22,13 +54,7 @@ def add_pages(app: FastAPI, needs_key: bool) -> None:
     async def docs(request: Request) -> Response:
         # Links are relative, as a proxy may take away a prefix and tell nobody.
         root = ".." if request.scope.get("raw_path", b"").endswith(b"/") else "."
-        return get_swagger_ui_html(
-            title=app.title,
-            openapi_url=root + DESCRIPTION,
-            swagger_js_url=f"{root}{ASSETS}/swagger-ui-bundle.js",
-            swagger_css_url=f"{root}{ASSETS}/swagger-ui.css",
-            swagger_favicon_url=f"{root}{ASSETS}/favicon.png",
-        )
+        return HTMLResponse(_DOCS.format(title=app.title, assets=root + ASSETS, description=root + DESCRIPTION))
 
     if needs_key:
         _ask_for_the_key(app)

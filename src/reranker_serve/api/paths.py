@@ -11,6 +11,7 @@ from starlette.types import Scope
 # `/v1/cluster/auth` tells Xinference's client whether to send its key.
 PROBES = frozenset({"/health", "/live", "/ready", "/ping", "/v1/health/live", "/v1/health/ready", "/v1/cluster/auth"})
 METRICS = "/metrics"
+STATS = "/stats"
 DOCS = "/docs"
 ASSETS = "/docs/assets"
 DESCRIPTION = "/openapi.json"
@@ -33,7 +34,7 @@ def asks_for_page(scope: Scope, path: str) -> bool:
 
 def is_polled(path: str) -> bool:
     """Whether machines ask again and again, which would fill the log."""
-    return path in PROBES or path == METRICS
+    return path in PROBES or path in (METRICS, STATS)
 
 
 def is_odd(path: str) -> bool:

@@ -20,7 +20,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
 
     @app.head("/health", include_in_schema=False)
     @app.get("/ping", include_in_schema=False)
-    @app.get("/health", tags=["probes"], operation_id="health")
+    @app.get("/health", tags=["Probes"], operation_id="health")
     async def health() -> Response:
         """200 when requests are answered, else 503 with the reason."""
         problem = lifecycle.problem()
@@ -38,7 +38,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
 
     @app.head("/live", include_in_schema=False)
     @app.get("/v1/health/live", include_in_schema=False)
-    @app.get("/live", tags=["probes"], operation_id="live")
+    @app.get("/live", tags=["Probes"], operation_id="live")
     async def live() -> Response:
         """200 while the process can recover by itself; 503 when only a restart helps."""
         problem = lifecycle.problem()
@@ -48,7 +48,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
 
     @app.head("/ready", include_in_schema=False)
     @app.get("/v1/health/ready", include_in_schema=False)
-    @app.get("/ready", tags=["probes"], operation_id="ready")
+    @app.get("/ready", tags=["Probes"], operation_id="ready")
     async def ready() -> Response:
         """200 when requests are answered, 503 with the reason while loading, draining or dead."""
         problem = lifecycle.problem()
@@ -56,7 +56,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
             return _unavailable(problem.state, problem.reason)
         return JSONResponse({"status": "ready"})
 
-    @app.get("/info", tags=["facts"], operation_id="info")
+    @app.get("/info", tags=["Models"], operation_id="info")
     async def info() -> dict[str, Any]:
         """What is served, how it is computed, and the limits."""
         return _info(lifecycle, settings)
@@ -64,7 +64,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
     if not settings.enable_metrics:
         return
 
-    @app.get("/metrics", tags=["facts"], operation_id="metrics")
+    @app.get("/metrics", tags=["Metrics"], operation_id="metrics")
     async def prometheus() -> Response:
         """Prometheus text format; with several workers, the sum of all."""
         return Response(metrics.render(), media_type=CONTENT_TYPE_LATEST)

@@ -18,12 +18,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from reranker_serve.api.body import parse_object, read, validate
 from reranker_serve.api.description import operation
 from reranker_serve.api.dialect import Call, Dialect, Reply, check_lists
-from reranker_serve.api.dialects.table import DialectTable
+from reranker_serve.api.dialects.table import SHOWN, DialectTable
 from reranker_serve.api.middleware import Exchange
 from reranker_serve.api.paths import is_odd
+from reranker_serve.api.superset import search_units
 from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.errors import ClientGone, InvalidRequest
 from reranker_serve.service import Reranker
+from reranker_serve.telemetry.usage import Amount
 from reranker_serve.types import RerankRequest, RerankResult, ScoreRequest
 
 # Above this, JSON is read and written on a thread, so that other callers do not wait for it.
@@ -60,8 +62,8 @@ def add_rerank_routes(app: FastAPI, table: DialectTable, reranker: Callable[[], 
     """`reranker()` gives the loaded model or raises `NotReady`. Call it before any middleware is added."""
     endpoint = _endpoint(table, reranker)
     app.add_middleware(RerankCalls, endpoint=endpoint)
-    # For the description, and to refuse other methods.
-    for dialect in table.rows:
+    # For the description, which has them in this order, and to refuse other methods.
+    for dialect in SHOWN:
         for path in dialect.paths:
             documented = path == dialect.paths[0]
             app.router.add_api_route(
@@ -91,6 +93,8 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint
         serving = reranker()
         result = await _until_disconnect(request.receive, _answer(serving, core))
         exchange.tokens, exchange.timings = result.usage.prompt_tokens, result.timings
+        units = sum(search_units(len(part.documents)) for part in _parts(core))
+        exchange.amount = Amount(1, result.scored, exchange.tokens, units)
         reply = Reply(exchange.id, int(time.time()))
         content = await _off_loop(size, lambda: _json(_content(dialect, result, body, reply)))
         headers = _compute_headers(serving, result, core)

@@ -7,7 +7,7 @@ import dataclasses
 import json
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Path
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.requests import Request
 from starlette.responses import Response
@@ -37,29 +37,30 @@ class TokenizeRequest(BaseModel):
 
 def add_side_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings) -> None:
     """Routes that real clients call before or beside reranking."""
+    served = Path(openapi_examples={"The one that is served": {"value": settings.served_name}})
 
     @app.get("/models", include_in_schema=False)
-    @app.get("/v1/models", tags=["facts"], operation_id="models")
+    @app.get("/v1/models", tags=["Models"], operation_id="models")
     async def models() -> dict[str, Any]:
         """The one model of this server, in the shape of OpenAI's list."""
         return {"object": "list", "data": [_model(settings)]}
 
-    @app.get("/v1/models/{model}", tags=["facts"], operation_id="model")
+    @app.get("/v1/models/{model}", tags=["Models"], operation_id="model")
     @app.get("/v1/models/{model:path}", include_in_schema=False)
-    async def one_model(model: str) -> dict[str, Any]:
+    async def one_model(model: str = served) -> dict[str, Any]:
         """The one model of this server, by whatever name it is asked for unless the server is strict."""
         if settings.strict_model and model != settings.served_name:
             raise UnknownModel(f"model '{model}' is not served here; this server has '{settings.served_name}'")
         return _model(settings)
 
-    @app.get("/v1/cluster/auth", tags=["facts"], operation_id="auth")
+    @app.get("/v1/cluster/auth", tags=["Models"], operation_id="auth")
     async def auth() -> dict[str, bool]:
         """Whether a key is needed; Xinference's client sends its key only then."""
         return {"auth": settings.needs_key}
 
     @app.post(
         "/tokenize",
-        tags=["facts"],
+        tags=["Models"],
         operation_id="tokenize",
         openapi_extra={
             "requestBody": {

@@ -116,6 +116,11 @@ class Admission:
         self._sizes: Counter[tuple[bool, int, int]] = Counter()  # tokens, by whether firm, priority and size
         self.tokens = 0
 
+    @property
+    def seconds(self) -> float:
+        """How long it takes to compute all that was let in and is not computed yet."""
+        return self.pace.seconds(sum(self._sizes.values()))
+
     def learn(self, tokens: int, seconds: float, now: float) -> None:
         """A pass of so many tokens that took so long is done."""
         self.pace.learn(tokens, seconds)

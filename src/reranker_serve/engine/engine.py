@@ -26,9 +26,7 @@ from reranker_serve.types import Backend, EncodedItem, Outputs, OverlappingBacke
 
 logger = logging.getLogger(__name__)
 
-
 _STOPPING = "the server is shutting down"
-
 OnPass = Callable[[Sequence[EncodedItem]], Callable[[str | None], None]]
 
 
@@ -124,6 +122,12 @@ class Engine:
     @property
     def queued_tokens(self) -> int:
         return self._scheduler.queued_tokens
+
+    @property
+    def queued_seconds(self) -> float:
+        """How long it takes to compute what was let in, that which is only being tokenized too."""
+        with self._changed:
+            return self._admission.seconds
 
     @contextmanager
     def admitted(self, promise: Promise, least: int) -> Iterator[Promise]:

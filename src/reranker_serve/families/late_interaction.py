@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import islice
 
 import numpy as np
 
@@ -105,6 +106,20 @@ class LateInteraction:
         vectors = 1 if self._config.mean or first.read is None else len(first.read)
         return Encoded(tuple(items), tuple(truncated), query_truncated, tuple(chunks), float(vectors))
 
+    def locate(
+        self, encoded: Encoded, documents: Sequence[str], *, max_length: int, cut: Cut
+    ) -> list[TokenArray | None]:
+        """As `LocatingFamily` has it: not known where a text was cut so that other tokens came of it."""
+        reader = self._document
+        room = min(self._config.document.length, max_length) - reader.template.overhead
+        located = self._encoder.located([reader.dress(text) for text in documents], room * cut.chunks)
+        items = iter(encoded.items[encoded.first :])
+        places = []
+        for chunks, (ids, last) in zip(encoded.chunks, located, strict=True):
+            parts, _ = framed_pieces(np.arange(len(ids), dtype=np.int32), reader.head, _NO_TAIL, room, cut)
+            places.append(reader.places(list(islice(items, chunks)), parts, ids, last))
+        return places
+
     def _encode_query(self, text: str, max_length: int, cut: Cut) -> tuple[EncodedItem, bool]:
         """The query's item, and whether tokens were lost."""
         reader, expansion = self._query, self._config.expansion
@@ -142,6 +157,20 @@ class _Reader:
 
     def dress(self, text: str) -> str:
         return self._prompt + text
+
+    def places(
+        self, items: Sequence[EncodedItem], parts: Sequence[TokenArray], ids: TokenArray, last: TokenArray
+    ) -> TokenArray | None:
+        """For each vector of these items, the last character of the text itself that it stands for, -1 for none.
+
+        The items should be `parts` of a text's ids, whose `last` characters these are. None if they are not.
+        """
+        if [item.ids.tolist() for item in items] != [join(self.template, ids[part]).ids.tolist() for part in parts]:
+            return None
+        around = len(self.template.head), len(self.template.tail)
+        own = np.maximum(last - len(self._prompt), -1)
+        wholes = [np.pad(own[part], around, constant_values=-1) for part in parts]
+        return np.concatenate([whole[item.read] for item, whole in zip(items, wholes, strict=True)])
 
     def item(self, ids: TokenArray, filling: tuple[int, ...] = (), attended: bool = True) -> EncodedItem:
         """The template around the ids, and after it `filling`, to which none attends unless it is `attended`."""

@@ -131,6 +131,13 @@ class TextEncoder:
             ids = _ids(self._batch([text[-width:]])[0].ids)
         return ids
 
+    def located(self, texts: Sequence[str], limit: int) -> list[tuple[TokenArray, TokenArray]]:
+        """Ids of each text, as from `encode` where it is not so odd that those need more of it; and of each its last
+        character in the text."""
+        size = (limit + 1) * _CHARACTERS_PER_TOKEN
+        found = self._plain.encode_batch([text[:size] for text in texts], add_special_tokens=False)
+        return [(_ids(each.ids), np.array(each.offsets, dtype=np.int32).reshape(-1, 2)[:, 1] - 1) for each in found]
+
     def decode(self, ids: TokenArray) -> str:
         """The text of these ids; where they hold a part of a character stands the replacement character."""
         text: str = self._plain.decode(ids.tolist(), skip_special_tokens=False)

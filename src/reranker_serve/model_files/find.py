@@ -17,6 +17,7 @@ from reranker_serve.model_files.assemble import assembled
 from reranker_serve.model_files.folders import (
     ADAPTER_CONFIG,
     ModelFiles,
+    files_of,
     given_folder,
     has_own_weights,
     is_adapter,
@@ -63,7 +64,7 @@ def download(model: str, directory: Path, revision: str | None = None) -> ModelF
     hub.fetch_to_folder(hub.Wanted(model, revision), target)
     with laid_out(target, Downloads(directory)) as folder:
         read_checkpoint(folder)
-    return ModelFiles(target, revision_of(target) or "local")
+    return files_of(target)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +80,7 @@ class Places:
         # Where the hub cannot be asked, what is missing in a part of a model is told by loading it.
         usable = downloaded.is_dir() and (self.offline or is_whole(downloaded))
         if usable and self._is_wanted(downloaded, wanted):
-            return ModelFiles(downloaded, revision_of(downloaded) or "local")
+            return files_of(downloaded)
         folder = self._in_the_hubs_cache(wanted)
         if folder is None and self.offline and downloaded.is_dir() and hub.snapshot(wanted, self.cache) is None:
             known = revision_of(downloaded)
@@ -116,7 +117,7 @@ class Downloads:
         folder = self.directory / folder_name(wanted.model)
         if not is_whole(folder):
             hub.fetch_to_folder(wanted, folder)
-        return ModelFiles(folder, revision_of(folder) or "local")
+        return files_of(folder)
 
 
 @contextmanager

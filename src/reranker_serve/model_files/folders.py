@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from reranker_serve.checkpoint import weight_files
@@ -19,12 +21,15 @@ _OF_A_MODEL = ("config.json", "modules.json")
 _SHOWN = 3
 # What huggingface_hub allows a file to have changed after it noted when it wrote it, in seconds.
 _CLOCK = 1.0
+# Of a file of weights this much is read to tell it from others.
+_PIECES, _PIECE_BYTES = 64, 4096
 _SHORT_COMMIT = re.compile(r"[0-9a-f]{7,40}")
 
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
-    """Where a model lies on disk, and which revision of it: a commit, or `local` where none is known."""
+    """Where a model lies on disk, and which revision of it: a commit, or `local-` and digits that other weights would
+    not have where none is known."""
 
     folder: Path
     revision: str
@@ -37,7 +42,11 @@ def given_folder(folder: Path, revision: str | None) -> ModelFiles:
     if revision is not None and not is_revision(folder, revision):
         known = f"is of revision {found}" if found else "does not tell its revision"
         raise SettingsError(f"RERANKER_MODEL_REVISION={revision} is set, but the folder {folder} {known}: unset it")
-    return ModelFiles(folder, found or "local")
+    return files_of(folder)
+
+
+def files_of(folder: Path) -> ModelFiles:
+    return ModelFiles(folder, revision_of(folder) or _own_revision(folder))
 
 
 def revision_of(folder: Path) -> str | None:
@@ -48,6 +57,19 @@ def revision_of(folder: Path) -> str | None:
     notes = folder / ".cache" / "huggingface" / "download"
     commits = {_commit(note, folder / note.relative_to(notes).with_suffix("")) for note in notes.rglob("*.metadata")}
     return commits.pop() if len(commits) == 1 else None
+
+
+def _own_revision(folder: Path) -> str:
+    """By pieces of each file of weights, as all of them would take seconds to read."""
+    digest = sha256()
+    for path in sorted((*folder.glob("*.safetensors"), *folder.glob("*/*.safetensors"))):
+        with suppress(OSError), path.open("rb") as file:  # loading it will tell
+            size = path.stat().st_size
+            digest.update(f"{path.relative_to(folder)} {size} ".encode())
+            for piece in range(_PIECES):
+                file.seek(piece * max(0, size - _PIECE_BYTES) // (_PIECES - 1))
+                digest.update(file.read(_PIECE_BYTES))
+    return f"local-{digest.hexdigest()[:12]}"
 
 
 def is_revision(folder: Path, revision: str) -> bool:

@@ -33,7 +33,7 @@ class Metrics:
         self.errors = Counter(
             "reranker_errors", "Requests answered with an error, by its kind.", ["kind"], registry=registry
         )
-        self.pairs = Counter("reranker_pairs", "Documents scored.", registry=registry)
+        self.pairs = Counter("reranker_pairs", "Documents scored, and sentences read as such.", registry=registry)
         self.tokens = Counter("reranker_tokens", "Tokens the model read.", registry=registry)
         self.cache_hits = Counter(
             "reranker_cache_hits", "Distinct pairs of a request that were not computed for it.", registry=registry
@@ -73,6 +73,11 @@ class Metrics:
         registry = CollectorRegistry()
         MultiProcessCollector(registry, path=folder)
         return generate_latest(registry)
+
+
+def counted(counter: Counter) -> int:
+    """What this process alone has counted; `counter` is one without labels."""
+    return int(next(sample.value for metric in counter.collect() for sample in metric.samples))
 
 
 def _forget_dead_workers(folder: Path) -> None:

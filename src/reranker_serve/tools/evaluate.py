@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-from reranker_serve.errors import StartupError
 from reranker_serve.judgments.candidates import Candidates
 from reranker_serve.judgments.collection import Judgments, Run
 from reranker_serve.judgments.extras import require
+from reranker_serve.judgments.measures import per_query
 from reranker_serve.settings import Settings
 from reranker_serve.tools.in_process import Ask, in_order, load_in_process, run_in_process
 from reranker_serve.tools.judged import add_data_arguments, candidates_of, read_arguments
+from reranker_serve.tools.remote import Remote, RemoteRanker
 from reranker_serve.types import RerankRequest, Scorer
 
 # (query, documents) -> one score a document, in their order
@@ -49,7 +49,7 @@ class Report:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("judgments", type=Path, help="a BEIR folder, or a file of judgments")
     add_data_arguments(parser)
-    parser.add_argument("--url", help="score over HTTP with a running server instead of in-process")
+    parser.add_argument("--url", help="score with a running server instead of in-process, of any API, as in URL#tei")
     parser.add_argument("--key", help="the server's API key, with --url")
     parser.add_argument("--json", type=Path, help="write the result to this file as well")
 
@@ -80,10 +80,8 @@ def rerank(judgments: Judgments, found: Candidates, score: Score) -> Run:
 
 def quality(judgments: Judgments, run: Run) -> tuple[float, float]:
     """nDCG@10 and MRR@10."""
-    ir_measures = require("ir_measures")
-    ndcg, mrr = ir_measures.nDCG @ 10, ir_measures.RR @ 10
-    values = ir_measures.calc_aggregate([ndcg, mrr], judgments.grades, run)
-    return float(values[ndcg]), float(values[mrr])
+    values = per_query(judgments.grades, run)
+    return float(values["nDCG@10"].mean()), float(values["MRR@10"].mean())
 
 
 def evaluate(judgments: Judgments, found: Candidates, score: Score, model: str, dtype: str) -> Report:
@@ -133,23 +131,10 @@ def _in_process(judgments: Judgments, found: Candidates, scorer: Scorer, setting
 
 
 def _over_http(judgments: Judgments, found: Candidates, arguments: argparse.Namespace) -> Report:
-    httpx = require("httpx")
-    headers = {"Authorization": f"Bearer {arguments.key}"} if arguments.key else {}
-    with httpx.Client(base_url=arguments.url, headers=headers, timeout=600) as client:
-
-        def ask(method: str, path: str, **content: Any) -> Any:
-            try:
-                reply = client.request(method, path, **content)
-            except httpx.HTTPError as error:
-                raise StartupError(f"{arguments.url} does not answer: {error}") from None
-            if reply.status_code != 200:
-                raise StartupError(f"{arguments.url}{path} answered {reply.status_code}: {reply.text[:200]}")
-            return reply.json()
-
-        def score(query: str, documents: Sequence[str]) -> list[float]:
-            body = {"query": query, "documents": list(documents), "raw_scores": True, "return_documents": False}
-            rows = ask("POST", "/rerank", json=body)["results"]
-            return [row["relevance_score"] for row in sorted(rows, key=lambda row: row["index"])]
-
-        info = ask("GET", "/info")
-        return evaluate(judgments, found, score, info["model"], info["dtype"])
+    ranker = RemoteRanker(Remote.parse(arguments.url, arguments.key))
+    try:
+        about = ranker.about
+        name, precision = about["model"] or arguments.url, about["precision"] or "precision unknown"
+        return evaluate(judgments, found, lambda query, texts: ranker.score(query, texts)[0], name, precision)
+    finally:
+        ranker.close()

@@ -17,14 +17,21 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     data.add_argument("--split", default="test", help="file of grades in a BEIR folder (default test)")
     data.add_argument("--corpus", type=Path, help="the documents' texts: JSON Lines, or id, tab, text")
     data.add_argument("--topics", type=Path, help="the queries' texts: JSON Lines, or id, tab, text")
-    data.add_argument("--queries", type=int, metavar="N", help="only the first N judged queries")
+    data.add_argument("--queries", type=count, metavar="N", help="only the first N judged queries")
     data.add_argument("--run", dest="run_file", type=Path, help="TREC run of your first stage, to rerank")
     data.add_argument(
         "--candidates",
         choices=("run", "bm25", "judged"),
         help="rerank what the run has, what BM25 finds, or what is judged (default: the first of these that there is)",
     )
-    data.add_argument("--top", type=int, default=50, help="rerank this many of the run's or BM25's best (default 50)")
+    data.add_argument("--top", type=count, default=50, help="rerank this many of the run's or BM25's best (default 50)")
+
+
+def count(text: str) -> int:
+    """Of an argument. Raises `ArgumentTypeError`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number above 0")
+    return int(text)
 
 
 def read_arguments(path: Path, arguments: argparse.Namespace) -> Judgments:

@@ -33,6 +33,5 @@ DIALECT = Dialect(
     to_core=to_core,
     from_core=partial(from_core, version="2"),
     recognises=recognises,
-    ignored=("relevant_spans",),
     error=plain_error,
 )

@@ -57,7 +57,7 @@ def from_core(result: RerankResult, body: HfRequest, reply: Reply) -> dict[str, 
 
 DIALECT = Dialect(
     name="hf",
-    vendor="Reranking",
+    vendor="Texts in an object",
     summary="Rerank texts",
     paths=("/reranking",),
     body=HfRequest,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from operator import itemgetter
+
 from reranker_serve.api.dialect import Call, Dialect
 from reranker_serve.api.dialects import (
     cohere_v1,
@@ -21,28 +23,32 @@ from reranker_serve.api.dialects import (
     xinference,
 )
 
-# Marks are looked for in this order: the first dialect that recognises a request answers it.
-DIALECTS = (
+# Marks are looked for in this order: the first dialect that recognises a request answers it. The number is its place
+# where people look for it: our own API, then by how many use it.
+_TABLE = (
     # by a header
-    pinecone.DIALECT,
+    (pinecone.DIALECT, 14),
     # by what the list is called; two lists are refused, so that among these the order is free
-    nim.DIALECT,
-    mixedbread.DIALECT,
-    hf.DIALECT,
-    tei.DIALECT,
+    (nim.DIALECT, 12),
+    (mixedbread.DIALECT, 13),
+    (hf.DIALECT, 15),
+    (tei.DIALECT, 5),
     # by a field beside `documents`, the surest first, as a body may hold those of several
-    voyage.DIALECT,
-    infinity.DIALECT,
-    cohere_v2.DIALECT,  # by its path, which is surer than the fields below
-    xinference.DIALECT,
-    vllm.DIALECT,
-    jina.DIALECT,
+    (voyage.DIALECT, 7),
+    (infinity.DIALECT, 10),
+    (cohere_v2.DIALECT, 2),  # by its path, which is surer than the fields below
+    (xinference.DIALECT, 11),
+    (vllm.DIALECT, 8),
+    (jina.DIALECT, 4),
     # by the path alone
-    cohere_v1.DIALECT,
-    native.DIALECT,
-    vllm_score.DIALECT,
-    tei_predict.DIALECT,
+    (cohere_v1.DIALECT, 3),
+    (native.DIALECT, 1),
+    (vllm_score.DIALECT, 9),
+    (tei_predict.DIALECT, 6),
 )
+
+DIALECTS = tuple(dialect for dialect, _ in _TABLE)
+SHOWN = tuple(dialect for dialect, _ in sorted(_TABLE, key=itemgetter(1)))
 
 
 class DialectTable:

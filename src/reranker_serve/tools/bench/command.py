@@ -14,10 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from reranker_serve.errors import StartupError
-from reranker_serve.tools.bench.dialects import DIALECTS
 from reranker_serve.tools.bench.load import Bounds, ClosedLoop, OpenLoop, Sample, Target, run_load
 from reranker_serve.tools.bench.report import Summary, draw_curve, highest_rate_within, summarize, table
 from reranker_serve.tools.bench.texts import Question, from_file, made_up, parse_sizes
+from reranker_serve.tools.dialects import DIALECTS
 
 _NEEDED = ("aiohttp", "matplotlib", "tqdm")
 

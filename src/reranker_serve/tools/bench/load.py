@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from reranker_serve.tools.bench.dialects import WireDialect, read_answer
 from reranker_serve.tools.bench.texts import Question
+from reranker_serve.tools.dialects import WireDialect, read_answer
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +90,7 @@ async def run_load(
     """Run to one of the bounds; every request that left has a sample."""
     import aiohttp
 
-    headers = {"Content-Type": "application/json"}
-    if target.key:
-        headers["Authorization"] = f"Bearer {target.key}"
+    headers = target.dialect.all_headers(target.key)
     # No limit on connections: a request that waits for one here would not be sent when it was meant to.
     connector = aiohttp.TCPConnector(limit=0)
     timeout = aiohttp.ClientTimeout(total=target.timeout)
