@@ -1,7 +1,10 @@
 /** Starts the page: what is served, the views, the key. */
 
+import { showCompare, showFactsInCompare, startCompare } from "./compare.js";
 import { byId, number } from "./elements.js";
+import { showJudgments, startJudge } from "./judge.js";
 import { all, onJudgment, refreshThumbs } from "./judgments.js";
+import { hideServe, showServe, startServe } from "./serve.js";
 import { call, forgetKey, key } from "./server.js";
 import { showFacts, startTry } from "./try.js";
 import { startViews } from "./views.js";
@@ -10,7 +13,10 @@ const RETRY_MS = 1500;
 
 async function start() {
   startTry();
-  startViews();
+  startCompare();
+  startJudge();
+  startServe();
+  startViews({ compare: showCompare, judge: showJudgments, serve: showServe }, { serve: hideServe });
   onJudgment(showJudged);
   showJudged();
   byId("forget-key").addEventListener("click", () => {
@@ -27,6 +33,7 @@ async function showServed() {
     showState(`${shortName(info.model)} · ${info.device} · ${info.dtype}`, "ready");
     byId("state").title = info.model;
     showFacts(info);
+    showFactsInCompare(info);
   } catch (error) {
     const loading = error.status === 503;
     showState(loading ? "The model is loading …" : error.status === 401 ? "A key is needed" : "The server does not answer", loading ? "loading" : "away");
