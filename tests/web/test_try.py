@@ -6,36 +6,13 @@ import re
 from pathlib import Path
 
 import pytest
+from playwright import sync_api
 
 from tests.server.processes import FAKE_SERVER, Server, running
-from tests.web.conftest import KEY, sync_api
+from tests.web.conftest import KEY
+from tests.web.steps import LINES, begin, rank
 
-LINES = ["a red fox", "the blue whale", "blue sky", "a blue whale, and a blue sky", "nothing of it"]
 HOSTILE = '<img src=x onerror="window.hacked=1"><script>window.hacked=1</script></textarea>& &lt;b&gt; \u202e'
-
-
-def paste(page: sync_api.Page, text: str) -> None:
-    page.locator("#paste").evaluate(
-        """(field, text) => {
-            const data = new DataTransfer();
-            data.setData("text/plain", text);
-            field.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true }));
-        }""",
-        text,
-    )
-
-
-def rank(page: sync_api.Page) -> None:
-    page.get_by_role("button", name="Rank", exact=True).click()
-    sync_api.expect(page.locator("#result")).to_be_visible()
-    sync_api.expect(page.locator("#rank")).to_have_text("Rank")
-
-
-def begin(page: sync_api.Page, server: Server, lines: list[str], query: str = "which whale is blue") -> None:
-    page.goto(server.url)
-    paste(page, "\n".join(["x", *lines]))
-    page.locator("#documents button[aria-label='Remove document 1']").click()
-    page.get_by_label("Query", exact=True).fill(query)
 
 
 def rows(page: sync_api.Page) -> list[str]:
@@ -52,7 +29,7 @@ def test_the_sample_is_ranked_at_the_first_press(page: sync_api.Page, server: Se
 
 
 def test_pasted_lines_are_ranked_and_each_tells_how_far_it_moved(page: sync_api.Page, server: Server) -> None:
-    begin(page, server, LINES)
+    begin(page, server.url, LINES)
     assert page.locator("#documents textarea").count() == 5
     rank(page)
     assert rows(page)[:3] == [LINES[1], LINES[3], LINES[2]]
@@ -84,7 +61,7 @@ def test_the_keyboard_alone_is_enough(page: sync_api.Page, server: Server) -> No
 
 
 def test_a_threshold_dims_what_is_below_and_counts_what_stays(page: sync_api.Page, server: Server) -> None:
-    begin(page, server, LINES)
+    begin(page, server.url, LINES)
     rank(page)
     page.get_by_label("Threshold as a number").fill("0.6")
     sync_api.expect(page.locator("#stays")).to_have_text("2 of 5 stay")
@@ -93,7 +70,7 @@ def test_a_threshold_dims_what_is_below_and_counts_what_stays(page: sync_api.Pag
 
 
 def test_the_call_is_shown_for_each_client_as_one_types(page: sync_api.Page, server: Server) -> None:
-    begin(page, server, LINES, query="")
+    begin(page, server.url, LINES, query="")
     for name, mark in (
         ("curl", "curl -s"),
         ("httpx", "import httpx"),
@@ -114,7 +91,7 @@ def test_the_call_is_shown_for_each_client_as_one_types(page: sync_api.Page, ser
 
 
 def test_what_a_document_holds_is_shown_as_text(page: sync_api.Page, server: Server) -> None:
-    begin(page, server, [HOSTILE, "plain"], query=HOSTILE)
+    begin(page, server.url, [HOSTILE, "plain"], query=HOSTILE)
     rank(page)
     page.locator("#ranking .thumb").first.click()
     assert HOSTILE in rows(page)
@@ -158,7 +135,7 @@ def test_files_are_read_or_told_why_not(
 
 
 def test_nothing_is_lost_by_mistake_or_by_reloading(page: sync_api.Page, server: Server) -> None:
-    begin(page, server, LINES)
+    begin(page, server.url, LINES)
     page.get_by_role("button", name="Clear").click()
     sync_api.expect(page.locator("#documents textarea")).to_have_count(0)
     page.get_by_role("button", name="Undo").click()
@@ -192,7 +169,7 @@ def test_the_key_is_asked_for_and_kept_for_the_session_only(page: sync_api.Page,
 def test_a_stopped_server_is_plain_words_and_nothing_is_lost(page: sync_api.Page, tmp_path: Path) -> None:
     with running(tmp_path, FAKE_SERVER, model_name="fake") as own:
         own.wait_ready()
-        begin(page, own, LINES)
+        begin(page, own.url, LINES)
         rank(page)
     page.locator("#rank").click()
     sync_api.expect(page.locator("#problem")).to_contain_text("The server does not answer")
@@ -220,3 +197,27 @@ def test_a_text_that_is_refused_says_why(page: sync_api.Page, server: Server) ->
     page.locator("#max-length").fill("100000")
     page.locator("#query").press("Control+Enter")
     sync_api.expect(page.locator("#problem")).to_contain_text("Max_length must be from")
+
+
+@pytest.mark.parametrize("others", [["short"], []], ids=["beside a whole one", "all cut off"])
+def test_where_a_text_is_cut_off_is_marked(page: sync_api.Page, server: Server, others: list[str]) -> None:
+    # One token a word: of 20 four are the query's and one is between, so 15 words are read.
+    begin(page, server.url, ["\U0001f600 " + " ".join(f"word{at}" for at in range(60)), *others])
+    page.get_by_text("Options").click()
+    page.locator("#max-length").fill("20")
+    rank(page)
+    cut = page.locator("#ranking tr", has=page.locator(".badge"))
+    sync_api.expect(cut.locator(".badge")).to_contain_text("% was read")
+    sync_api.expect(cut.locator(".scissors")).to_have_count(1)
+    assert "cut off" in page.locator("#result-summary").inner_text()
+    assert cut.locator(".unread").first.inner_text().strip().startswith("word14 word15")
+
+
+def test_the_best_sentence_is_marked(page: sync_api.Page, server: Server) -> None:
+    begin(page, server.url, ["\U0001f600 Seas are wide. The blue whale is blue. A whale, too.", "A fox. A hen."])
+    rank(page)
+    assert page.locator("#ranking tr").nth(1).locator("mark").inner_text() == "The blue whale is blue."
+    page.get_by_text("Options").click()
+    page.get_by_label("Mark the best sentence").uncheck()
+    rank(page)
+    sync_api.expect(page.locator("#ranking mark")).to_have_count(0)

@@ -13,7 +13,7 @@ export const DIALECTS = {
   Cohere: { path: "v2/rerank", body: superset, read: results },
   Jina: { path: "v1/rerank", body: (...call) => ({ ...superset(...call), return_documents: false }), read: results },
   "Text Embeddings Inference": { path: "rerank", body: (query, texts) => ({ query, texts, truncate: true }), read: (reply) => reply.map((row) => [row.index, row.score]) },
-  Voyage: { path: "v1/rerank", body: superset, read: data },
+  Voyage: { path: "v1/rerank", body: (...call) => ({ ...superset(...call), truncation: true }), read: data },
   vLLM: { path: "v1/rerank", body: superset, read: results },
   "llama.cpp": { path: "v1/rerank", body: superset, read: results },
   Infinity: { path: "rerank", body: superset, read: results },
