@@ -149,11 +149,12 @@ def _print_welcome(settings: Settings) -> None:
         '{"query": "How do plants make food?", "documents": ["The stock market fell on Monday.",'
         ' "Photosynthesis turns sunlight into sugar."]}'
     )
+    page = f"  page  {url}/   (open it in a browser)\n" if settings.enable_page else ""
     docs = f"  docs  {url}/docs\n" if settings.enable_docs else ""
     print(
         f"reranker-serve {__version__}, loading {settings.served_name}\n"
         f"  API   {url}/rerank   (Cohere: /v1/rerank, /v2/rerank; Jina: /api/v1/rerank)\n"
-        f"{docs}"
+        f"{page}{docs}"
         f"  try   {curl} {url}/rerank{key} -H 'Content-Type: application/json' -d {shlex.quote(body)}",
         flush=True,
     )

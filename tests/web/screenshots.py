@@ -9,6 +9,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+import httpx
 from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
@@ -18,7 +19,7 @@ from tests.web.steps import rank, show
 
 FOLDER = Path(__file__).parents[2] / "docs" / "images"
 LABELS = {1: 1, 2: 0, 3: 1, 6: 1, 9: 0}
-COLORS = 128
+COLORS = 256
 
 
 def main() -> None:
@@ -28,6 +29,7 @@ def main() -> None:
         sync_playwright() as playwright,
     ):
         server.wait_ready()
+        warm_up(server.url)
         browser = start(playwright)
         if browser is None:
             sys.exit("no Chromium is installed (apt-get install chromium)")
@@ -47,6 +49,12 @@ def main() -> None:
         save(opened(browser, server.url, "light", 390, 780), "page-phone")
 
 
+def warm_up(url: str) -> None:
+    """The first passes of a process take longer."""
+    for at in range(3):
+        httpx.post(f"{url}/rerank", json={"query": f"try {at}", "documents": ["a few words to begin with"] * 12})
+
+
 def opened(browser: Browser, url: str, scheme: str, width: int, height: int) -> Page:
     """The sample ranked, some of it judged, with a threshold."""
     context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
@@ -57,6 +65,7 @@ def opened(browser: Browser, url: str, scheme: str, width: int, height: int) -> 
     for place, label in LABELS.items():
         page.locator(f"#ranking tbody tr:nth-child({place}) .thumb[data-label='{label}']").click()
     page.get_by_label("Threshold as a number").fill("0.4")
+    page.get_by_label("Threshold as a number").blur()
     page.locator("#ranking tr.below").first.wait_for()
     if width > 900:
         page.evaluate("scrollTo(0, 0)")
@@ -70,7 +79,8 @@ def save(page: Page, name: str) -> None:
     page.wait_for_timeout(400)  # bars have grown
     path = FOLDER / f"{name}.png"
     page.screenshot(path=path)
-    Image.open(path).quantize(COLORS).save(path, optimize=True)
+    # Of what there is little, as a green arrow is, keeps its colour.
+    Image.open(path).convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 if __name__ == "__main__":

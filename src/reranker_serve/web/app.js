@@ -2,7 +2,7 @@
 
 import { showCompare, showFactsInCompare, startCompare } from "./compare.js";
 import { byId, number } from "./elements.js";
-import { showJudgments, startJudge } from "./judge.js";
+import { showFactsInJudge, showJudgments, startJudge } from "./judge.js";
 import { all, onJudgment, refreshThumbs } from "./judgments.js";
 import { hideServe, showServe, startServe } from "./serve.js";
 import { call, forgetKey, key } from "./server.js";
@@ -34,6 +34,7 @@ async function showServed() {
     byId("state").title = info.model;
     showFacts(info);
     showFactsInCompare(info);
+    showFactsInJudge(info);
   } catch (error) {
     const loading = error.status === 503;
     showState(loading ? "The model is loading …" : error.status === 401 ? "A key is needed" : "The server does not answer", loading ? "loading" : "away");

@@ -6,8 +6,10 @@ import { all, judge, onJudgment, thumbs } from "./judgments.js";
 import { Problem } from "./server.js";
 import { unzip, zip } from "./zip.js";
 
+const DEMO = "sentence-transformers/all-MiniLM-L6-v2";
+const today = () => new Date().toISOString().slice(0, 10);
+
 export function startJudge() {
-  const today = () => new Date().toISOString().slice(0, 10);
   const exports = {
     "export-jsonl": () => download(`judgments-${today()}.jsonl`, asLabels(all()), "application/jsonl"),
     "export-beir": () => download(`judgments-${today()}-beir.zip`, zip(asBeir(all())), "application/zip"),
@@ -21,6 +23,14 @@ export function startJudge() {
   byId("judge").addEventListener("dragover", (event) => event.preventDefault());
   byId("judge").addEventListener("drop", (event) => (event.preventDefault(), importFiles([...event.dataTransfer.files])));
   onJudgment(() => byId("judge").hidden || showCounts());
+}
+
+/** What to do with the export, for the model that is served. */
+export function showFactsInJudge(info) {
+  const demo = info.model === DEMO ? " --demo" : "";
+  byId("calibrate").textContent = `pip install 'reranker-serve[evaluate]'
+reranker-serve calibrate${demo} judgments-${today()}.jsonl --precision 0.9
+RERANKER_CALIBRATION=calibration.json reranker-serve serve${demo}`;
 }
 
 /** The rows stay as they are while one judges here: what was judged away can be judged again. */

@@ -100,7 +100,7 @@ function cutBadge(row) {
 }
 
 function pieces(row, whole) {
-  const [from, to] = row.span ? place(row.text, row.span) : [0, 0];
+  const [from, to] = markOf(row);
   const start = whole || from < SHORT - BEFORE ? 0 : from - BEFORE;
   const end = whole ? row.text.length : Math.min(row.text.length, Math.max(start + SHORT, to));
   const cut = row.readTo ?? row.text.length;
@@ -116,6 +116,13 @@ function pieces(row, whole) {
     else parts.push(text);
   }
   return [...parts.filter(Boolean), ...(end < row.text.length ? [" …"] : [])];
+}
+
+/** The best sentence, unless it is all there is. */
+function markOf({ text, span }) {
+  if (!span) return [0, 0];
+  const [from, to] = place(text, span);
+  return text.slice(from, to) === text.trim() ? [0, 0] : [from, to];
 }
 
 /** Where a span is, in units of UTF-16: the server counts code points. */

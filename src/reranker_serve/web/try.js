@@ -75,7 +75,7 @@ async function rank() {
 function wordsOf(error) {
   if (error instanceof Problem) return error.message;
   console.error(error);
-  return `This page failed: ${error.message}. Please report it.`;
+  return `This page failed: ${error.message}. Reload it; nothing is lost.`;
 }
 
 function showBusy(busy) {
