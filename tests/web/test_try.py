@@ -172,7 +172,8 @@ def test_a_stopped_server_is_plain_words_and_nothing_is_lost(page: sync_api.Page
         begin(page, own.url, LINES)
         rank(page)
     page.locator("#rank").click()
-    sync_api.expect(page.locator("#problem")).to_contain_text("The server does not answer")
+    for shown in ("#problem", "#state"):
+        sync_api.expect(page.locator(shown)).to_contain_text("The server does not answer")
     assert page.locator("#documents textarea").count() == 5
     assert page.locator("#ranking tbody tr").count() == 5
 

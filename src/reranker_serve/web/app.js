@@ -5,7 +5,7 @@ import { byId, number } from "./elements.js";
 import { showFactsInJudge, showJudgments, startJudge } from "./judge.js";
 import { all, onJudgment, refreshThumbs } from "./judgments.js";
 import { hideServe, showServe, startServe } from "./serve.js";
-import { call, forgetKey, key } from "./server.js";
+import { Problem, call, forgetKey, key, onLost } from "./server.js";
 import { showFacts, startTry } from "./try.js";
 import { startViews } from "./views.js";
 
@@ -23,7 +23,21 @@ async function start() {
     forgetKey();
     location.reload();
   });
+  addEventListener("key", showServed);
+  onLost(() => {
+    showState("The server does not answer", "away");
+    askAgain();
+  });
   await showServed();
+}
+
+let waiting = null;
+
+function askAgain() {
+  waiting ??= setTimeout(() => {
+    waiting = null;
+    showServed();
+  }, RETRY_MS);
 }
 
 /** Asks until the model is there: it may still be loading, or the server stopped for a moment. */
@@ -36,11 +50,14 @@ async function showServed() {
     showFactsInCompare(info);
     showFactsInJudge(info);
   } catch (error) {
-    const loading = error.status === 503;
-    showState(loading ? "The model is loading …" : error.status === 401 ? "A key is needed" : "The server does not answer", loading ? "loading" : "away");
-    if (error.status !== 401) setTimeout(showServed, RETRY_MS);
+    if (!(error instanceof Problem)) throw error;
+    if (error.status === 401) showState("A key is needed", "away");
+    if (error.status !== 503) return; // who does not answer is asked again in any case
+    showState("The model is loading …", "loading");
+    askAgain();
+  } finally {
+    byId("forget-key").hidden = !key();
   }
-  byId("forget-key").hidden = !key();
 }
 
 function showState(text, kind) {

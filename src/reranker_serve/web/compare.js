@@ -36,6 +36,7 @@ export function showFactsInCompare(info) {
   for (const side of SIDES) {
     byId(`${side}-length`).placeholder = info.limits.max_length;
     byId(`${side}-instruction`).closest("label").classList.toggle("missing", !info.takes_instruction);
+    if (!info.takes_instruction) byId(`${side}-instruction`).value = "";
   }
 }
 

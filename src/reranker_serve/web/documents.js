@@ -8,13 +8,21 @@ const ID = ["_id", "id", "docid", "doc_id"];
 
 /** `{documents: [{id, text}], note}` of a file. Raises `Problem`, which names what is wrong and where. */
 export async function readFile(file) {
-  const text = (await file.text()).replace(/^\uFEFF/, "");
+  const text = (await contentOf(file)).replace(/^\uFEFF/, "");
   if (text.includes("\0") || (text.match(/\uFFFD/g)?.length ?? 0) > text.length / 100) {
     throw new Problem(`${file.name} is no text file. Nothing was added; TXT, CSV, JSON and JSON Lines can be read.`);
   }
   const read = await readText(text, file.name);
   if (!read.documents.length) throw new Problem(`${file.name} holds no text. Nothing was added.`);
   return read;
+}
+
+async function contentOf(file) {
+  try {
+    return await file.text();
+  } catch {
+    throw new Problem(`${file.name} cannot be read: it is a folder, or was moved away. Nothing was added.`);
+  }
 }
 
 /** The same of a text; `name` tells the format by its ending, else the text's beginning does. */

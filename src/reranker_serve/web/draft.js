@@ -56,10 +56,17 @@ addEventListener("pagehide", keep);
 /** The documents that hold any text, with their places in the table. */
 export const filled = () => draft.documents.filter(({ text }) => text.trim());
 
+let takesInstruction = true;
+
+/** Of a model that takes no instruction none is asked, whatever was written for another one. */
+export function setTakesInstruction(takes) {
+  takesInstruction = takes;
+}
+
 /** The body of a call to `rerank` that ranks the draft; without documents to come back, as they are here. */
 export function request(documents = filled(), most = 100) {
   const body = { query: draft.query.trim(), documents: documents.map(({ text }) => text), return_documents: false };
-  if (draft.instruction.trim()) body.instruction = draft.instruction.trim();
+  if (takesInstruction && draft.instruction.trim()) body.instruction = draft.instruction.trim();
   if (draft.maxLength) body.max_length = draft.maxLength;
   if (draft.rawScores) body.raw_scores = true;
   if (draft.spans && documents.length <= most) body.relevant_spans = { mode: "enabled", max_spans: 1 };

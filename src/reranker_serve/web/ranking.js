@@ -74,7 +74,7 @@ export function score(row, { low, high }) {
   const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
   bar.firstChild.style.width = `${(100 * (row.score - low)) / (high - low || 1)}%`;
   const probable = row.probability === undefined ? null : element("span", { class: "probability" }, `${(100 * row.probability).toFixed(0)} %`, spoken(" probable"));
-  return [element("span", { class: "value" }, digits(row.score)), bar, probable];
+  return [element("span", { class: "value" }, digits(row.score)), probable, bar];
 }
 
 /** The text, shortened around the best sentence, which is marked; after where it was cut it is grey. */

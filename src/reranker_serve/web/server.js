@@ -15,6 +15,11 @@ export class Problem extends Error {
 /** Where the page stands, without what follows `?` or `#`; ends in a slash. */
 export const base = new URL(".", document.baseURI).href;
 
+const listeners = [];
+
+/** `listener` is called when the server did not answer. */
+export const onLost = (listener) => listeners.push(listener);
+
 export const key = () => sessionStorage.getItem(KEY);
 
 /** The JSON that a path of this server answers with. Raises `Problem`, or `AbortError` if `signal` says so. */
@@ -36,6 +41,7 @@ async function send(path, body, signal, used) {
     return await fetch(new URL(path, base), { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    listeners.forEach((listener) => listener());
     throw new Problem("The server does not answer: it may have been stopped. Nothing here is lost; try again when it runs.");
   }
 }
@@ -77,6 +83,7 @@ function takeKey(pressed) {
   byId("key").value = "";
   if (pressed !== "use" || !given) return false;
   sessionStorage.setItem(KEY, given);
+  dispatchEvent(new Event("key"));
   return true;
 }
 

@@ -2,7 +2,7 @@
 
 import { locateCuts } from "./cut.js";
 import { readFile, readText, summary } from "./documents.js";
-import { change, draft, draftIsKept, filled, onDraft, request } from "./draft.js";
+import { change, draft, draftIsKept, filled, onDraft, request, setTakesInstruction } from "./draft.js";
 import { byId, copyText, counted, debounced, digits, element, milliseconds, number, showRows } from "./elements.js";
 import { rowsOf, showJson, showRanking } from "./ranking.js";
 import { SAMPLE } from "./sample.js";
@@ -26,6 +26,7 @@ export function startTry() {
 export function showFacts(info) {
   facts = info;
   byId("instruction-field").hidden = !info.takes_instruction;
+  setTakesInstruction(info.takes_instruction);
   byId("max-length").placeholder = info.limits.max_length;
   byId("max-length").max = info.limits.max_length;
 }
