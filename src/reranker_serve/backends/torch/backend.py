@@ -49,7 +49,7 @@ class TorchBackend:
     ) -> None:
         self.device = device
         self.dtype = "int8" if quantization == "int8" else str(next(model.parameters()).dtype).removeprefix("torch.")
-        self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
+        self.batch_token_cap = policy.cpu_batch_tokens(_layer_numbers(model)) if device == "cpu" else None
         self.relieve = relieve_mps if device == "mps" else keep_all
         make_forward, self.attention = choose_forward(model, readout, device, layers or nn.Identity())
         self._forward = make_forward(exact_length)
@@ -110,6 +110,15 @@ class CudaBackend(TorchBackend):
             return _outputs(items, host.numpy())
 
         return result
+
+
+def _layer_numbers(model: Any) -> int:
+    """Those beside the table of words, of which a token reads one row."""
+
+    def count(module: nn.Module) -> int:
+        return sum(part.numel() for part in module.parameters())
+
+    return count(model.base_model) - count(model.get_input_embeddings())
 
 
 def few_lengths(layout: Layout) -> int:
