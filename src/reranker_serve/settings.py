@@ -55,7 +55,7 @@ class Settings(BaseModel):
         ge=1,
         le=65_536,
         description="inference batch: `BATCH_SIZE` x `MAX_LENGTH` tokens is the budget of one forward pass"
-        " (capped at 2,048 tokens on a CPU)",
+        " (capped on a CPU: 2,048 tokens, 4,096 of a small model)",
     )
     prompt: str | None = Field(
         None, description="name of the prompt template for a language model whose files do not tell which one it needs"

@@ -109,3 +109,10 @@ def test_a_pass_of_the_tokens_that_fit_a_gpu_leaves_memory_free(free: int, peak:
     fitting = policy.fitting_tokens(free, peak, tokens)
     assert fitting >= tokens  # what was just seen to fit
     assert fitting == tokens or fitting * peak <= 0.81 * free * tokens
+
+
+def test_batches_of_a_small_model_are_larger_on_a_cpu(tmp_path: Path) -> None:
+    """The base shape has 85 million numbers in its layers, MiniLM-L12's 21 million."""
+    assert policy.cpu_batch_tokens(85_000_000) == 2048
+    assert policy.cpu_batch_tokens(21_000_000) == 4096
+    assert load_scorer(save_cross_encoder("bert", tmp_path)).backend.batch_token_cap == 4096

@@ -89,9 +89,12 @@ def test_layers_that_share_an_input_become_one_product() -> None:
     torch.manual_seed(0)
     block = Block()
     inputs = [torch.randn(1, 9, 16) for _ in range(3)]
+    weights = [layer.weight.data_ptr() for layer in (block.q_proj, block.k_proj, block.v_proj, block.o_proj)]
+    released: list[int] = []
     with torch.inference_mode():
         expected = [block(x) for x in inputs]
-        pack_linear_layers(block, packed_product)
+        pack_linear_layers(block, packed_product, release=lambda weight: released.append(weight.data_ptr()))
+        assert released == weights  # which lie in files, and are taken out of memory
         assert not any(isinstance(module, nn.Linear) for module in block.modules())
         for x, wanted in zip(inputs, expected, strict=True):
             torch.testing.assert_close(block(x), wanted, atol=1e-5, rtol=0)

@@ -38,7 +38,7 @@ def test_its_facts_are_told(server: Server) -> None:
     info = httpx.get(f"{server.url}/info").json()
     assert info["family"] == "bi_encoder"
     assert "cosine" in info["score_scale"]
-    assert (info["device"], info["limits"]["max_length"], info["limits"]["batch_tokens"]) == ("cpu", 256, 2048)
+    assert (info["device"], info["limits"]["max_length"], info["limits"]["batch_tokens"]) == ("cpu", 256, 4096)
     assert info["attention"].startswith("packed")
 
 

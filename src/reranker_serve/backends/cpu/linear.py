@@ -131,15 +131,27 @@ def linear_layers(model: nn.Module) -> dict[str, nn.Linear]:
     return {f"{prefix}.{name}": layer for prefix, _, layers in _parents(model) for name, layer in layers.items()}
 
 
-def pack_linear_layers(model: nn.Module, make: MakeProduct, peaks: Mapping[str, Tensor] | None = None) -> None:
+def keep(weight: Tensor) -> None:
+    """Leave a weight to whoever else has it."""
+
+
+def pack_linear_layers(
+    model: nn.Module,
+    make: MakeProduct,
+    peaks: Mapping[str, Tensor] | None = None,
+    release: Callable[[Tensor], None] = keep,
+) -> None:
     """Replace the linear layers below `model`, one after the other, so that memory never holds both kinds.
 
-    `peaks`: by layer name, the greatest magnitude of each channel of its input.
+    `peaks`: by layer name, the greatest magnitude of each channel of its input. `release` is given each weight that is
+    not needed any more.
     """
     for prefix, parent, layers in _parents(model):
         for names in _groups(layers):
             group = [layers.pop(name) for name in names]
             _replace(parent, names, group, make, (peaks or {}).get(f"{prefix}.{names[0]}"))
+            for layer in group:
+                release(layer.weight.detach())
 
 
 def _parents(model: nn.Module) -> Iterator[tuple[str, nn.Module, dict[str, nn.Linear]]]:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.cpu.int8 import channel_peaks
-from reranker_serve.backends.cpu.linear import linear_layers, pack_linear_layers, row_count
+from reranker_serve.backends.cpu.linear import keep, linear_layers, pack_linear_layers, row_count
 from reranker_serve.backends.cpu.products import Quantization, choose_product
 from reranker_serve.backends.torch import attention_cpu
 from reranker_serve.backends.torch.failures import backend_error
@@ -33,7 +33,7 @@ class TorchBackend:
     """Runs one model on one device, a pass at a time. Build it with `load`; raises `NotFinite`.
 
     `precision_note` says why it does not compute in the precision that would be chosen first; `relieve` is called
-    after each batch and gives back memory where that is due.
+    after each batch and gives back memory where that is due, `release` with each weight that is kept in another layout.
     """
 
     precision_note: str | None = None
@@ -45,10 +45,11 @@ class TorchBackend:
         device: str,
         quantization: Quantization = "none",
         layers: nn.Module | None = None,
+        release: Callable[[Tensor], None] = keep,
     ) -> None:
         self.device = device
         self.dtype = "int8" if quantization == "int8" else str(next(model.parameters()).dtype).removeprefix("torch.")
-        self.batch_token_cap = policy.CPU_BATCH_TOKENS if device == "cpu" else None
+        self.batch_token_cap = policy.cpu_batch_tokens(_layer_numbers(model)) if device == "cpu" else None
         self.relieve = relieve_mps if device == "mps" else keep_all
         make_forward, self.attention = choose_forward(model, readout, device, layers or nn.Identity())
         self._forward = make_forward(exact_length)
@@ -56,7 +57,7 @@ class TorchBackend:
         if make_product is not None:
             # Peaks are those of texts: before anything else fills a row.
             peaks = self._channel_peaks(model, readout) if quantization == "int8" else None
-            pack_linear_layers(model.base_model, make_product, peaks)
+            pack_linear_layers(model.base_model, make_product, peaks, release)
             self._forward = make_forward(few_lengths)
             self.try_out(probe_items(model.config, readout))
 
@@ -109,6 +110,15 @@ class CudaBackend(TorchBackend):
             return _outputs(items, host.numpy())
 
         return result
+
+
+def _layer_numbers(model: Any) -> int:
+    """Those beside the table of words, of which a token reads one row."""
+
+    def count(module: nn.Module) -> int:
+        return sum(part.numel() for part in module.parameters())
+
+    return count(model.base_model) - count(model.get_input_embeddings())
 
 
 def few_lengths(layout: Layout) -> int:

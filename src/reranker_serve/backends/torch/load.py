@@ -5,11 +5,13 @@ from __future__ import annotations
 import gc
 import logging
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.cpu.kept_memory import KeptMemory
+from reranker_serve.backends.cpu.mapped_weights import MappedFiles, give_back
 from reranker_serve.backends.cpu.products import Quantization, check_quantization
 from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
 from reranker_serve.backends.torch.failures import backend_error
@@ -83,7 +85,9 @@ def _load_in(
         kind = CudaBackend if device.startswith("cuda") else TorchBackend
         declared = readout.layers if isinstance(readout, HeadReadout | VectorsReadout) else ()
         layers = load_layers(checkpoint.folder, declared, torch.float32, device)
-        backend = kind(model.to(device).eval(), readout, device, quantization, layers)
+        files = MappedFiles(checkpoint.folder.glob("*.safetensors") if device == "cpu" else ())
+        release = partial(give_back, files=files)
+        backend = kind(model.to(device).eval(), readout, device, quantization, layers, release)
         if device.startswith("cuda"):
             backend.batch_token_cap = _fitting_tokens(backend, random_items(model.config, readout))
         return backend
