@@ -21,6 +21,7 @@ def paste(page: Page, text: str) -> None:
 def begin(page: Page, url: str, lines: list[str], query: str = "which whale is blue") -> None:
     """Opens the page with these documents instead of the sample."""
     page.goto(url)
+    page.get_by_role("button", name="Clear").click()
     paste(page, "\n".join([*lines, ""]))
     expect(page.locator("#document-count")).to_have_text(f"{len(lines):,}")
     page.get_by_label("Query", exact=True).fill(query)

@@ -170,6 +170,11 @@ def test_nothing_is_wider_than_a_phone(page: sync_api.Page, server: Server) -> N
     page.set_viewport_size({"width": 360, "height": 740})
     begin(page, server.url, ["w" * 500, *LINES])
     rank(page)
+    judge_five(page)
+    show(page, "Compare")
+    page.locator("#b-length").fill("5")
+    page.get_by_role("button", name="Compare").click()
+    expect(page.locator("#comparison tbody tr")).to_have_count(6)
     for view in VIEWS:
         show(page, view)
         assert page.evaluate("document.documentElement.scrollWidth") <= 360, view
@@ -177,6 +182,7 @@ def test_nothing_is_wider_than_a_phone(page: sync_api.Page, server: Server) -> N
     page.locator("#ranking .thumb").first.click()
 
 
+@pytest.mark.alone
 def test_a_thousand_documents_never_hold_the_page_up(page: sync_api.Page, server: Server) -> None:
     texts = [f"{LINES[at % 5]} " + "and what else one may say of whales " * (at % 20) for at in range(1000)]
     page.goto(server.url)
@@ -199,6 +205,7 @@ def test_a_thousand_documents_never_hold_the_page_up(page: sync_api.Page, server
     assert [task for task in page.evaluate("window.long") if task > 100] == []
 
 
+@pytest.mark.alone
 def test_the_page_is_ready_at_once(page: sync_api.Page, server: Server) -> None:
     page.goto(server.url)
     page.goto(server.url)

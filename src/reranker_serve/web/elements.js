@@ -1,6 +1,8 @@
 /** Elements, made without a line of HTML: what a document holds is always shown as text. */
 
 const PAGE = 100;
+// Rows that are made at once.
+const SLICE = 25;
 const SLICE_MS = 25;
 
 /** A tag with attributes, properties where the value is no text, listeners (`onclick`), and what is in it. */
@@ -21,29 +23,44 @@ export const byId = (id) => document.getElementById(id);
 /** Text for a screen reader only. */
 export const spoken = (text) => element("span", { class: "spoken" }, text);
 
-/** Shows the first rows of a list, and a button for more, so that no list is too long for the browser. */
+const latest = new WeakMap();
+
+/** Shows the first rows of a list, and a button for more: no list is too long for the browser, or stops it for long. */
 export function showRows(body, more, rows, make) {
   let shown = 0;
-  const add = (count) => {
-    body.append(...rows.slice(shown, shown + count).map((row, at) => make(row, shown + at)));
-    shown = Math.min(rows.length, shown + count);
-    const left = rows.length - shown;
-    more.hidden = left === 0;
-    more.replaceChildren(
-      `${number(shown)} of ${number(rows.length)} shown `,
-      element("button", { type: "button", onclick: () => add(PAGE) }, `Show ${number(Math.min(PAGE, left))} more`),
-    );
+  latest.set(body, rows);
+  const add = async (count) => {
+    const wanted = Math.min(rows.length, shown + count);
+    more.hidden = true;
+    while (shown < wanted && latest.get(body) === rows) {
+      const end = Math.min(wanted, shown + SLICE);
+      body.append(...rows.slice(shown, end).map((row, at) => make(row, shown + at)));
+      shown = end;
+      if (shown < wanted) await pause();
+    }
+    if (latest.get(body) === rows) offerMore(more, shown, rows.length, add);
   };
   body.replaceChildren();
   add(PAGE);
 }
+
+function offerMore(more, shown, all, add) {
+  const next = Math.min(PAGE, all - shown);
+  more.hidden = !next;
+  more.replaceChildren(
+    `${number(shown)} of ${number(all)} shown `,
+    element("button", { type: "button", onclick: () => add(PAGE) }, `Show ${number(next)} more`),
+  );
+}
+
+const pause = () => new Promise((resume) => setTimeout(resume));
 
 /** Awaited in a long loop, lets the browser do something else when it has waited for long enough. */
 export function breather() {
   let since = performance.now();
   return async () => {
     if (performance.now() - since < SLICE_MS) return;
-    await new Promise((resume) => setTimeout(resume));
+    await pause();
     since = performance.now();
   };
 }
