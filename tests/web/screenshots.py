@@ -52,7 +52,11 @@ def main() -> None:
 def warm_up(url: str) -> None:
     """The first passes of a process take longer."""
     for at in range(3):
-        httpx.post(f"{url}/rerank", json={"query": f"try {at}", "documents": ["a few words to begin with"] * 12})
+        documents = [
+            f"This is text {number}. It has a few words to begin with, and a few more." for number in range(12)
+        ]
+        spans = {"mode": "enabled"}
+        httpx.post(f"{url}/rerank", json={"query": f"try {at}", "documents": documents, "relevant_spans": spans})
 
 
 def opened(browser: Browser, url: str, scheme: str, width: int, height: int) -> Page:
@@ -80,7 +84,10 @@ def save(page: Page, name: str) -> None:
     path = FOLDER / f"{name}.png"
     page.screenshot(path=path)
     # Of what there is little, as a green arrow is, keeps its colour.
-    Image.open(path).convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
+    few = (
+        Image.open(path).convert("RGB").quantize(COLORS, Image.Quantize.MAXCOVERAGE, kmeans=3, dither=Image.Dither.NONE)
+    )
+    few.save(path, optimize=True)
 
 
 if __name__ == "__main__":

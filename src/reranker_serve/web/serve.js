@@ -49,7 +49,7 @@ function show(stats) {
     pair("half within", latency.p50 === null ? "–" : milliseconds(latency.p50)),
     pair("95 % within", latency.p95 === null ? "–" : milliseconds(latency.p95)),
     pair("work in the queue", `${stats.queue_seconds.toFixed(1)} s`),
-    pair("from the cache", asked ? `${((100 * cache.hits) / asked).toFixed(0)} %` : "–"),
+    pair("from the cache, since the start", asked ? `${((100 * cache.hits) / asked).toFixed(0)} %` : "–"),
   );
   byId("served").replaceChildren(
     pair("Model", stats.model),
