@@ -64,7 +64,7 @@ def test_judgments_are_exported_as_the_tools_read_them_and_imported_again(
         page.locator("#import-file").set_input_files(file)
         expect(page.locator("#judgment-summary")).to_have_text("5 judgments of 1 query: 3 relevant, 2 not.")
     page.locator("#import-file").set_input_files({"name": "a.jsonl", "mimeType": "", "buffer": b'{"query": 1}\n'})
-    expect(page.locator("#judge-note")).to_contain_text("a.jsonl, line 1: a judgment has a query, a document")
+    expect(page.locator("#judge-note")).to_contain_text("a.jsonl, line 1: needs a query, a document")
 
 
 def test_two_tabs_judge_together(page: sync_api.Page, context: sync_api.BrowserContext, server: Server) -> None:

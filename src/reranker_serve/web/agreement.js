@@ -31,10 +31,14 @@ export function shared(first, second, n) {
   return first.slice(0, n).filter((index) => best.has(index)).length;
 }
 
-/** nDCG@10 of a ranking by `labelOf(index)`, where what is not judged counts as not relevant; null without a relevant one. */
+/** nDCG@10 of a ranking by `labelOf(index)`; what is not judged is not relevant. Null if nothing is relevant. */
 export function ndcg(order, labelOf, cutoff = 10) {
   const gain = (label, at) => (label ?? 0) / Math.log2(at + 2);
-  const sum = (labels) => labels.slice(0, cutoff).map(gain).reduce((total, each) => total + each, 0);
+  const sum = (labels) =>
+    labels
+      .slice(0, cutoff)
+      .map(gain)
+      .reduce((total, each) => total + each, 0);
   const labels = order.map(labelOf);
   const ideal = sum([...labels].sort((a, b) => (b ?? 0) - (a ?? 0)));
   return ideal ? sum(labels) / ideal : null;

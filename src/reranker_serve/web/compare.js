@@ -26,7 +26,7 @@ export function startCompare() {
   byId("compare-form").addEventListener("submit", (event) => (event.preventDefault(), compare()));
   byId("compare-cancel").addEventListener("click", () => running?.abort());
   byId("compare").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.preventDefault(), compare();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) (event.preventDefault(), compare());
     if (event.key === "Escape") running?.abort();
   });
   byId("order").addEventListener("change", showCompared);
@@ -93,7 +93,8 @@ function showSides() {
 function showCommand() {
   const b = chosen("b");
   const other = b.where === "other" && b.address ? b.address : "OTHER_MODEL_OR_URL";
-  byId("compare-command").textContent = `reranker-serve compare --data judgments.jsonl ${base.replace(/\/$/, "")} ${other}`;
+  byId("compare-command").textContent =
+    `reranker-serve compare --data judgments.jsonl ${base.replace(/\/$/, "")} ${other}`;
 }
 
 async function compare() {
@@ -107,7 +108,15 @@ async function compare() {
   running = new AbortController();
   showBusy(true);
   try {
-    const found = await Promise.all(sides.map((side) => ask(side, documents.map(({ text }) => text), running.signal)));
+    const found = await Promise.all(
+      sides.map((side) =>
+        ask(
+          side,
+          documents.map(({ text }) => text),
+          running.signal,
+        ),
+      ),
+    );
     compared = { documents, found, orders: found.map(orderOf), query: draft.query.trim() };
     showCompared();
   } catch (error) {
@@ -123,14 +132,17 @@ async function compare() {
 function whatIsMissing(sides, documents) {
   if (!draft.query.trim() || documents.length < 2) return "Under Try there must be a query and at least two documents.";
   for (const side of sides) {
-    if (side.where === "other" && !URL.canParse(side.address)) return "Write the other server's address in full: https://rerank.example.com.";
+    if (side.where === "other" && !URL.canParse(side.address))
+      return "Write the other server's address in full: https://rerank.example.com.";
   }
-  if (JSON.stringify(sides[0]) === JSON.stringify(sides[1])) return "A and B ask for the same. Change something: a length, an instruction, or the server.";
+  if (JSON.stringify(sides[0]) === JSON.stringify(sides[1]))
+    return "A and B ask for the same. Change something: a length, an instruction, or the server.";
   return "";
 }
 
 /** The page may call one other server: the one that its address names, see the page's policy. */
-const mayCall = (address) => [location.origin, new URLSearchParams(location.search).get("with")].includes(new URL(address).origin);
+const mayCall = (address) =>
+  [location.origin, new URLSearchParams(location.search).get("with")].includes(new URL(address).origin);
 
 function permit(address) {
   sessionStorage.setItem(`${NAME}.go`, "1");
@@ -140,7 +152,15 @@ function permit(address) {
 async function ask(side, documents, signal) {
   const query = draft.query.trim();
   if (side.where === "other") {
-    return askOther({ address: side.address, dialect: side.api, key: side.key, model: side.model, query, documents, signal });
+    return askOther({
+      address: side.address,
+      dialect: side.api,
+      key: side.key,
+      model: side.model,
+      query,
+      documents,
+      signal,
+    });
   }
   const body = { query, documents, return_documents: false };
   if (side.instruction) body.instruction = side.instruction;
@@ -183,11 +203,21 @@ function showCompared() {
   rows.sort((first, second) => by(first) - by(second));
   const scales = found.map((scores) => {
     const values = [...scores.values()];
-    return { low: values.reduce((low, each) => Math.min(low, each), 0), high: values.reduce((high, each) => Math.max(high, each), values.some((each) => each > 1) ? 0 : 1) };
+    return {
+      low: values.reduce((low, each) => Math.min(low, each), 0),
+      high: values.reduce((high, each) => Math.max(high, each), values.some((each) => each > 1) ? 0 : 1),
+    };
   });
   showRows(byId("comparison").tBodies[0], byId("more-compared"), rows, ({ index, a, b }) => {
     const text = documents[index].text;
-    const cell = (side) => element("td", { class: "score" }, found[side].has(index) ? score({ score: found[side].get(index) }, scales[side]) : element("span", { class: "quiet" }, "left out"));
+    const cell = (side) =>
+      element(
+        "td",
+        { class: "score" },
+        found[side].has(index)
+          ? score({ score: found[side].get(index) }, scales[side])
+          : element("span", { class: "quiet" }, "left out"),
+      );
     return element(
       "tr",
       {},
@@ -206,13 +236,17 @@ function showFigures(rows, orders, query, documents) {
   const moved = rows.filter((row) => row.a !== row.b).length;
   const most = rows.reduce((best, row) => (Math.abs(row.a - row.b) > Math.abs(best.a - best.b) ? row : best), rows[0]);
   const figure = (value, what, title) => element("div", { title }, element("dt", {}, what), element("dd", {}, value));
-  const tops = [1, 3, 5, 10].filter((n) => n <= rows.length).map((n) => figure(`${shared(orders[0], orders[1], n)} of ${n}`, `in both top ${n}`));
+  const tops = [1, 3, 5, 10]
+    .filter((n) => n <= rows.length)
+    .map((n) => figure(`${shared(orders[0], orders[1], n)} of ${n}`, `in both top ${n}`));
   const judged = orders.map((order) => ndcg(order, (index) => labelOf(query, documents[index].text)));
   byId("figures").replaceChildren(
     figure(digits(tau), "Kendall tau", "1: the same order, 0: no relation, -1: the reverse"),
     ...tops,
     figure(`${number(moved)} of ${number(rows.length)}`, "moved"),
     figure(most.a === most.b ? "none" : `${most.a + 1} → ${most.b + 1}`, "largest move, A to B"),
-    ...(judged[0] === null ? [] : [figure(`${digits(judged[0])} / ${digits(judged[1])}`, "nDCG@10 by your judgments, A / B")]),
+    ...(judged[0] === null
+      ? []
+      : [figure(`${digits(judged[0])} / ${digits(judged[1])}`, "nDCG@10 by your judgments, A / B")]),
   );
 }

@@ -9,21 +9,38 @@ const asText = (text) => ({ text });
 
 /** By name: the path behind a server's address, the body of a call, and `[index, score]` of each result. */
 export const DIALECTS = {
-  "reranker-serve": { path: "rerank", body: (...call) => ({ ...superset(...call), return_documents: false }), read: results },
+  "reranker-serve": {
+    path: "rerank",
+    body: (...call) => ({ ...superset(...call), return_documents: false }),
+    read: results,
+  },
   Cohere: { path: "v2/rerank", body: superset, read: results },
   Jina: { path: "v1/rerank", body: (...call) => ({ ...superset(...call), return_documents: false }), read: results },
-  "Text Embeddings Inference": { path: "rerank", body: (query, texts) => ({ query, texts, truncate: true }), read: (reply) => reply.map((row) => [row.index, row.score]) },
+  "Text Embeddings Inference": {
+    path: "rerank",
+    body: (query, texts) => ({ query, texts, truncate: true }),
+    read: (reply) => reply.map((row) => [row.index, row.score]),
+  },
   Voyage: { path: "v1/rerank", body: (...call) => ({ ...superset(...call), truncation: true }), read: data },
   vLLM: { path: "v1/rerank", body: superset, read: results },
   "llama.cpp": { path: "v1/rerank", body: superset, read: results },
   Infinity: { path: "rerank", body: superset, read: results },
-  Mixedbread: { path: "v1/reranking", body: (query, input, model) => ({ model: model || "any", query, input }), read: data },
+  Mixedbread: {
+    path: "v1/reranking",
+    body: (query, input, model) => ({ model: model || "any", query, input }),
+    read: data,
+  },
   "NVIDIA NIM": {
     path: "v1/ranking",
     body: (query, passages, model) => ({ model: model || "any", query: asText(query), passages: passages.map(asText) }),
     read: (reply) => reply.rankings.map((row) => [row.index, row.logit]),
   },
-  Pinecone: { path: "rerank", body: (query, documents, model) => superset(query, documents.map(asText), model), read: data, headers: { "X-Pinecone-Api-Version": "2025-10" } },
+  Pinecone: {
+    path: "rerank",
+    body: (query, documents, model) => superset(query, documents.map(asText), model),
+    read: data,
+    headers: { "X-Pinecone-Api-Version": "2025-10" },
+  },
   Xinference: { path: "v1/rerank", body: superset, read: results },
 };
 

@@ -34,7 +34,8 @@ export async function readText(text, name = "") {
     if (listed !== undefined) return fromJson(listed, name || "The text");
     if (name && !text.includes("}\n")) throw new Problem(`${name} is not valid JSON. Nothing was added.`);
   }
-  if (/^\s*\{/.test(text) && (name || parsed(text.trimStart().split("\n")[0]))) return fromLines(text, name || "The text");
+  if (/^\s*\{/.test(text) && (name || parsed(text.trimStart().split("\n")[0])))
+    return fromLines(text, name || "The text");
   return { documents: await plainLines(text), note: "" };
 }
 
@@ -64,7 +65,10 @@ async function fromLines(text, name) {
 function fromJson(listed, name) {
   const rows = Array.isArray(listed) ? listed : (listed?.documents ?? listed?.texts ?? listed?.passages);
   if (!Array.isArray(rows)) throw new Problem(`${name} holds no list of documents. Nothing was added.`);
-  return { documents: rows.map((row, at) => fromRow(row, `${name}, entry ${at + 1}`)).filter((row) => row.text.trim()), note: "" };
+  return {
+    documents: rows.map((row, at) => fromRow(row, `${name}, entry ${at + 1}`)).filter((row) => row.text.trim()),
+    note: "",
+  };
 }
 
 function fromRow(row, where) {
@@ -74,7 +78,10 @@ function fromRow(row, where) {
     throw new Problem(`${where}: there is no text under any of ${TEXT.join(", ")}. Nothing was added.`);
   }
   const id = of(row, ID);
-  return { id: id === undefined ? undefined : String(id), text: typeof row.title === "string" ? `${row.title} ${text}`.trim() : text };
+  return {
+    id: id === undefined ? undefined : String(id),
+    text: typeof row.title === "string" ? `${row.title} ${text}`.trim() : text,
+  };
 }
 
 function fromTable(rows, name) {
@@ -87,7 +94,10 @@ function fromTable(rows, name) {
     .filter((row) => row[column]?.trim())
     .map((row) => ({ id: text >= 0 && id >= 0 ? row[id] : undefined, text: row[column].trim() }));
   const guessed = text < 0 && rows[0].length > 1;
-  return { documents, note: guessed ? `${name} has no column called text: column ${column + 1}, the longest, was taken.` : "" };
+  return {
+    documents,
+    note: guessed ? `${name} has no column called text: column ${column + 1}, the longest, was taken.` : "",
+  };
 }
 
 function longestColumn(rows) {
@@ -105,7 +115,8 @@ export async function table(text, separator) {
   while (cell.lastIndex < text.length) {
     const at = cell.lastIndex;
     const found = cell.exec(text);
-    if (!found) throw new Problem(`Line ${text.slice(0, at).split("\n").length}: a quote is not closed. Nothing was added.`);
+    if (!found)
+      throw new Problem(`Line ${text.slice(0, at).split("\n").length}: a quote is not closed. Nothing was added.`);
     row.push(found[1] === undefined ? found[2] : found[1].replaceAll('""', '"'));
     if (found[3] !== separator) {
       if (row.some((each) => each)) rows.push(row);

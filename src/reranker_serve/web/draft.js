@@ -7,7 +7,15 @@ const NAME = "reranker-serve.draft";
 // Browsers keep about five million characters for a site.
 const MOST_CHARACTERS = 2_000_000;
 
-const EMPTY = { query: "", instruction: "", documents: [], maxLength: null, rawScores: false, spans: true, sample: false };
+const EMPTY = {
+  query: "",
+  instruction: "",
+  documents: [],
+  maxLength: null,
+  rawScores: false,
+  spans: true,
+  sample: false,
+};
 
 /** A tab goes on with its own draft; a new tab begins with the last one. */
 function load() {

@@ -81,7 +81,8 @@ export const counted = (count, what) => `${number(count)} ${what}${count === 1 ?
 /** Three digits that tell something, whatever the scale of a score is. */
 export const digits = (score) => (Math.abs(score) >= 100 ? score.toFixed(1) : score.toFixed(3));
 
-export const milliseconds = (value) => (value < 10 ? `${value.toFixed(1)} ms` : value < 10_000 ? `${number(value)} ms` : `${(value / 1000).toFixed(1)} s`);
+export const milliseconds = (value) =>
+  value < 10 ? `${value.toFixed(1)} ms` : value < 10_000 ? `${number(value)} ms` : `${(value / 1000).toFixed(1)} s`;
 
 export async function copyText(text, button) {
   const before = button.textContent;

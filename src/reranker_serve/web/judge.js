@@ -19,9 +19,14 @@ export function startJudge() {
   byId("import").addEventListener("click", () => byId("import-file").click());
   byId("import-file").addEventListener("change", () => importFiles([...byId("import-file").files]));
   byId("clear-judgments").addEventListener("click", clear);
-  byId("copy-calibrate").addEventListener("click", () => copyText(byId("calibrate").textContent, byId("copy-calibrate")));
+  byId("copy-calibrate").addEventListener("click", () =>
+    copyText(byId("calibrate").textContent, byId("copy-calibrate")),
+  );
   byId("judge").addEventListener("dragover", (event) => event.preventDefault());
-  byId("judge").addEventListener("drop", (event) => (event.preventDefault(), importFiles([...event.dataTransfer.files])));
+  byId("judge").addEventListener(
+    "drop",
+    (event) => (event.preventDefault(), importFiles([...event.dataTransfer.files])),
+  );
   onJudgment(() => byId("judge").hidden || showCounts());
 }
 
@@ -41,7 +46,11 @@ export function showJudgments() {
       "tr",
       {},
       element("td", { class: "query", dir: "auto" }, rows[at - 1]?.query === row.query ? "" : row.query),
-      element("td", { class: "document", dir: "auto" }, row.document.length > 400 ? `${row.document.slice(0, 400)} …` : row.document),
+      element(
+        "td",
+        { class: "document", dir: "auto" },
+        row.document.length > 400 ? `${row.document.slice(0, 400)} …` : row.document,
+      ),
       element("td", {}, thumbs(row.query, row.document)),
       element("td", { class: "quiet" }, (row.time ?? "").slice(0, 10)),
     ),
@@ -53,8 +62,10 @@ function showCounts() {
   const rows = all();
   const queries = new Set(rows.map((row) => row.query)).size;
   const relevant = rows.filter((row) => row.label > 0).length;
+  const asked = queries === 1 ? "1 query" : `${number(queries)} queries`;
+  const shares = `${number(relevant)} relevant, ${number(rows.length - relevant)} not`;
   byId("judgment-summary").textContent = rows.length
-    ? `${counted(rows.length, "judgment")} of ${queries === 1 ? "1 query" : `${number(queries)} queries`}: ${number(relevant)} relevant, ${number(rows.length - relevant)} not.`
+    ? `${counted(rows.length, "judgment")} of ${asked}: ${shares}.`
     : "Nothing is judged yet: rank documents under Try, and press the thumbs beside the results.";
   byId("judgments").hidden = !rows.length;
   for (const id of ["export-jsonl", "export-beir", "export-trec", "clear-judgments"]) byId(id).disabled = !rows.length;
@@ -78,7 +89,8 @@ function say(text, ...more) {
 
 const lines = (rows) => rows.map((row) => `${JSON.stringify(row)}\n`).join("");
 
-export const asLabels = (rows) => lines(rows.map(({ query, document, label, time }) => ({ query, document, label, time })));
+export const asLabels = (rows) =>
+  lines(rows.map(({ query, document, label, time }) => ({ query, document, label, time })));
 
 /** Ids by text, in the order in which they come. */
 function numbered(texts, letter) {
@@ -86,7 +98,16 @@ function numbered(texts, letter) {
 }
 
 function byIds(rows) {
-  const [queries, documents] = [numbered(rows.map((row) => row.query), "q"), numbered(rows.map((row) => row.document), "d")];
+  const [queries, documents] = [
+    numbered(
+      rows.map((row) => row.query),
+      "q",
+    ),
+    numbered(
+      rows.map((row) => row.document),
+      "d",
+    ),
+  ];
   const texts = (ids, more) => lines([...ids].map(([text, id]) => ({ _id: id, ...more, text })));
   return {
     ids: rows.map((row) => [queries.get(row.query), documents.get(row.document), row.label]),
@@ -98,7 +119,11 @@ function byIds(rows) {
 export function asBeir(rows) {
   const { ids, corpus, queries } = byIds(rows);
   const grades = ids.map((row) => `${row.join("\t")}\n`).join("");
-  return { "corpus.jsonl": corpus, "queries.jsonl": queries, "qrels/test.tsv": `query-id\tcorpus-id\tscore\n${grades}` };
+  return {
+    "corpus.jsonl": corpus,
+    "queries.jsonl": queries,
+    "qrels/test.tsv": `query-id\tcorpus-id\tscore\n${grades}`,
+  };
 }
 
 export function asTrec(rows) {
@@ -136,7 +161,9 @@ async function readJudgments(file) {
 function fromLabels(text, name) {
   return jsonLines(text, name).map(({ query, document, label, time }, at) => {
     if (typeof query !== "string" || typeof document !== "string" || !Number.isInteger(label)) {
-      throw new Problem(`${name}, line ${at + 1}: a judgment has a query, a document, and a label that is a whole number. Nothing was imported.`);
+      throw new Problem(
+        `${name}, line ${at + 1}: needs a query, a document, and a label that is a whole number. Nothing was imported.`,
+      );
     }
     return { query, document, label, time };
   });
@@ -159,8 +186,10 @@ function fromFolder(files, name) {
   const find = (end) => Object.entries(files).find(([path]) => path.endsWith(end))?.[1];
   const [corpus, queries] = ["corpus.jsonl", "queries.jsonl"].map((end) => find(end));
   const grades = find(".tsv") ?? find("qrels.txt");
-  if (!corpus || !queries || !grades) throw new Problem(`${name} needs corpus.jsonl, queries.jsonl, and qrels. Nothing was imported.`);
-  const texts = (content) => new Map(jsonLines(content, name).map((row) => [String(row._id), `${row.title ?? ""} ${row.text}`.trim()]));
+  if (!corpus || !queries || !grades)
+    throw new Problem(`${name} needs corpus.jsonl, queries.jsonl, and qrels. Nothing was imported.`);
+  const texts = (content) =>
+    new Map(jsonLines(content, name).map((row) => [String(row._id), `${row.title ?? ""} ${row.text}`.trim()]));
   const [documents, questions] = [texts(corpus), texts(queries)];
   return grades
     .split("\n")
@@ -172,7 +201,14 @@ function fromFolder(files, name) {
 
 function fromQuepid([header = [], ...rows], name) {
   const names = header.map((cell) => cell.trim().toLowerCase());
-  const [query, rating, text] = [["query", "query text"], ["rating", "grade"], ["text", "document", "document text"]].map((known) => names.findIndex((each) => known.includes(each)));
-  if (Math.min(query, rating, text) < 0) throw new Problem(`${name} needs the columns query, rating and text. Nothing was imported.`);
-  return rows.filter((row) => row[rating]?.trim()).map((row) => ({ query: row[query], document: row[text], label: Number(row[rating]) }));
+  const [query, rating, text] = [
+    ["query", "query text"],
+    ["rating", "grade"],
+    ["text", "document", "document text"],
+  ].map((known) => names.findIndex((each) => known.includes(each)));
+  if (Math.min(query, rating, text) < 0)
+    throw new Problem(`${name} needs the columns query, rating and text. Nothing was imported.`);
+  return rows
+    .filter((row) => row[rating]?.trim())
+    .map((row) => ({ query: row[query], document: row[text], label: Number(row[rating]) }));
 }

@@ -55,16 +55,29 @@ export function thumbs(query, document) {
   const button = (label, sign, name) =>
     element(
       "button",
-      { type: "button", class: "thumb", "data-label": label, title: name, "aria-label": name, onclick: () => press(label) },
+      {
+        type: "button",
+        class: "thumb",
+        "data-label": label,
+        title: name,
+        "aria-label": name,
+        onclick: () => press(label),
+      },
       icon(sign),
     );
   const press = (label) => {
     judge([{ query, document, label: labelOf(query, document) === label ? null : label }]);
   };
-  const pair = element("span", { class: "thumbs", role: "group", "aria-label": "Judge" }, button(1, "up", "Relevant"), button(0, "down", "Not relevant"));
+  const pair = element(
+    "span",
+    { class: "thumbs", role: "group", "aria-label": "Judge" },
+    button(1, "up", "Relevant"),
+    button(0, "down", "Not relevant"),
+  );
   pair.refresh = () => {
     const label = labelOf(query, document);
-    for (const each of pair.children) each.setAttribute("aria-pressed", String(Number(each.dataset.label) === (label > 1 ? 1 : label)));
+    for (const each of pair.children)
+      each.setAttribute("aria-pressed", String(Number(each.dataset.label) === (label > 1 ? 1 : label)));
   };
   pair.refresh();
   return pair;
@@ -81,7 +94,10 @@ function icon(sign) {
   svg.setAttribute("aria-hidden", "true");
   if (sign === "down") svg.setAttribute("class", "turned");
   const path = document.createElementNS(SVG, "path");
-  path.setAttribute("d", "M2 7h2.5v6.5H2zM6 7.2 8.8 1.8c1 0 1.6.7 1.6 1.7L10 6h3a1.3 1.3 0 0 1 1.3 1.6l-1 4.7a1.6 1.6 0 0 1-1.5 1.2H6z");
+  path.setAttribute(
+    "d",
+    "M2 7h2.5v6.5H2zM6 7.2 8.8 1.8c1 0 1.6.7 1.6 1.7L10 6h3a1.3 1.3 0 0 1 1.3 1.6l-1 4.7a1.6 1.6 0 0 1-1.5 1.2H6z",
+  );
   svg.append(path);
   return svg;
 }

@@ -28,7 +28,10 @@ export function rowsOf(reply, documents) {
 export function showRanking(table, more, rows, query) {
   const body = table.tBodies[0];
   const scores = rows.map((row) => row.score).filter((score) => score !== null);
-  const scale = { low: Math.min(0, ...bounds(scores)), high: Math.max(...bounds(scores), scores.some((each) => each > 1) ? 0 : 1) };
+  const scale = {
+    low: Math.min(0, ...bounds(scores)),
+    high: Math.max(...bounds(scores), scores.some((each) => each > 1) ? 0 : 1),
+  };
   let stays = () => true;
   const made = [];
   showRows(body, more, rows, (row) => {
@@ -44,7 +47,10 @@ export function showRanking(table, more, rows, query) {
 }
 
 /** Least and greatest, also of very many. */
-const bounds = (values) => [values.reduce((low, each) => Math.min(low, each), Infinity), values.reduce((high, each) => Math.max(high, each), -Infinity)];
+const bounds = (values) => [
+  values.reduce((low, each) => Math.min(low, each), Infinity),
+  values.reduce((high, each) => Math.max(high, each), -Infinity),
+];
 
 function rankedRow(row, scale, query) {
   return element(
@@ -73,7 +79,10 @@ export function score(row, { low, high }) {
   if (row.score === null) return element("span", { class: "quiet" }, "not read");
   const bar = element("span", { class: "bar", "aria-hidden": "true" }, element("span"));
   bar.firstChild.style.width = `${(100 * (row.score - low)) / (high - low || 1)}%`;
-  const probable = row.probability === undefined ? null : element("span", { class: "probability" }, `${(100 * row.probability).toFixed(0)} %`, spoken(" probable"));
+  const probable =
+    row.probability === undefined
+      ? null
+      : element("span", { class: "probability" }, `${(100 * row.probability).toFixed(0)} %`, spoken(" probable"));
   return [element("span", { class: "value" }, digits(row.score)), probable, bar];
 }
 
@@ -84,7 +93,12 @@ function documentText(row) {
     holder.replaceChildren(...pieces(row, whole));
     if (row.truncated) holder.append(" ", cutBadge(row));
     if (row.text.length > SHORT) {
-      const button = element("button", { type: "button", class: "link", "aria-expanded": String(whole), onclick: () => (show(!whole), holder.querySelector("button").focus()) });
+      const button = element("button", {
+        type: "button",
+        class: "link",
+        "aria-expanded": String(whole),
+        onclick: () => (show(!whole), holder.querySelector("button").focus()),
+      });
       button.textContent = whole ? "Show less" : "Show all";
       holder.append(" ", button);
     }
@@ -109,9 +123,11 @@ function pieces(row, whole) {
   for (let at = 0; at + 1 < marks.length; at += 1) {
     const [left, right] = [marks[at], marks[at + 1]];
     const text = row.text.slice(left, right);
-    if (left === cut && left < end && right > left) parts.push(element("span", { class: "scissors" }, " ✂", spoken("the model read up to here")));
+    if (left === cut && left < end && right > left)
+      parts.push(element("span", { class: "scissors" }, " ✂", spoken("the model read up to here")));
     if (!text) continue;
-    if (left >= from && right <= to) parts.push(element("mark", { title: `This sentence scores ${digits(row.span.score)}` }, text));
+    if (left >= from && right <= to)
+      parts.push(element("mark", { title: `This sentence scores ${digits(row.span.score)}` }, text));
     else if (left >= cut) parts.push(element("span", { class: "unread" }, text));
     else parts.push(text);
   }
@@ -136,7 +152,10 @@ const MOST_JSON = 60_000;
 /** The reply as it came; of a long one the beginning, as a browser stands still over the rest. */
 export function showJson(holder, reply) {
   const text = JSON.stringify(reply, null, 2);
-  const shown = text.length > MOST_JSON ? `${text.slice(0, MOST_JSON)}\n… ${number(text.length - MOST_JSON)} more characters` : text;
+  const shown =
+    text.length > MOST_JSON
+      ? `${text.slice(0, MOST_JSON)}\n… ${number(text.length - MOST_JSON)} more characters`
+      : text;
   holder.querySelector("code").textContent = shown;
   const copy = holder.querySelector("button");
   copy.onclick = () => copyText(text, copy);

@@ -31,7 +31,8 @@ async function refresh() {
     byId("serve-problem").hidden = true;
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
-    byId("serve-problem").textContent = error.status === 404 ? "This server tells no figures: RERANKER_ENABLE_METRICS is off." : error.message;
+    byId("serve-problem").textContent =
+      error.status === 404 ? "This server tells no figures: RERANKER_ENABLE_METRICS is off." : error.message;
     byId("serve-problem").hidden = false;
     if (error.status === 404 || error.status === 401) again = null;
   }
@@ -69,7 +70,14 @@ function showKeys({ keys }) {
   byId("no-keys").hidden = keys.length > 0;
   byId("keys").hidden = !keys.length;
   byId("keys").tBodies[0].replaceChildren(
-    ...keys.map((key) => element("tr", {}, element("th", { scope: "row" }, key.name ?? "without a key"), AMOUNTS.map((name) => element("td", { class: "number" }, number(key[name]))))),
+    ...keys.map((key) =>
+      element(
+        "tr",
+        {},
+        element("th", { scope: "row" }, key.name ?? "without a key"),
+        AMOUNTS.map((name) => element("td", { class: "number" }, number(key[name]))),
+      ),
+    ),
   );
 }
 
@@ -91,7 +99,10 @@ function showCosts({ keys, prices, uptime_seconds: up }) {
   );
 }
 
-const dollars = (amount) => (amount && amount < 0.01 ? "under $0.01" : `$${amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`);
+const dollars = (amount) =>
+  amount && amount < 0.01
+    ? "under $0.01"
+    : `$${amount.toLocaleString("en", { minimumFractionDigits: 2, maximumFractionDigits: 2 })}`;
 
 function lasting(seconds) {
   if (seconds < 120) return `${Math.round(seconds)} s`;

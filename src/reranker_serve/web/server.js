@@ -38,18 +38,28 @@ async function send(path, body, signal, used) {
   if (body !== undefined) headers["Content-Type"] = "application/json";
   const method = body === undefined ? "GET" : "POST";
   try {
-    return await fetch(new URL(path, base), { method, headers, signal, body: body && JSON.stringify(body), cache: "no-store" });
+    return await fetch(new URL(path, base), {
+      method,
+      headers,
+      signal,
+      body: body && JSON.stringify(body),
+      cache: "no-store",
+    });
   } catch (error) {
     if (error.name === "AbortError") throw error;
     listeners.forEach((listener) => listener());
-    throw new Problem("The server does not answer: it may have been stopped. Nothing here is lost; try again when it runs.");
+    throw new Problem(
+      "The server does not answer: it may have been stopped. Nothing here is lost; try again when it runs.",
+    );
   }
 }
 
 /** The server's own reason, and what helps. */
 export async function plainWords(reply) {
   const said = await reply.json().catch(() => ({}));
-  const reason = sentence(String(said.message ?? said.detail ?? said.reason ?? `The server answered with ${reply.status}.`));
+  const reason = sentence(
+    String(said.message ?? said.detail ?? said.reason ?? `The server answered with ${reply.status}.`),
+  );
   const seconds = Number(reply.headers.get("Retry-After"));
   const wait = seconds ? ` Try again in ${counted(seconds, "second")}.` : "";
   if (reply.status === 401) return "This needs a key.";
@@ -90,4 +100,11 @@ function takeKey(pressed) {
 /** Forgets the key, as one does on somebody else's machine. */
 export function forgetKey() {
   sessionStorage.removeItem(KEY);
+}
+
+/** What to tell of an error: the sentence of a `Problem`; anything else is a fault of this page. */
+export function wordsOf(error) {
+  if (error instanceof Problem) return error.message;
+  console.error(error);
+  return `This page failed: ${error.message}. Reload it; nothing is lost.`;
 }

@@ -4,8 +4,20 @@ const LONG = 72;
 const SHOWN = 3;
 
 const text = (value) => JSON.stringify(value);
-const python = (value) => (value === null ? "None" : value === true ? "True" : value === false ? "False" : typeof value === "object" ? dict(value) : text(value));
-const dict = (value) => `{${Object.entries(value).map(([name, each]) => `${text(name)}: ${python(each)}`).join(", ")}}`;
+const python = (value) =>
+  value === null
+    ? "None"
+    : value === true
+      ? "True"
+      : value === false
+        ? "False"
+        : typeof value === "object"
+          ? dict(value)
+          : text(value);
+const dict = (value) =>
+  `{${Object.entries(value)
+    .map(([name, each]) => `${text(name)}: ${python(each)}`)
+    .join(", ")}}`;
 const list = (documents, indent) => `[\n${documents.map((each) => `${indent}    ${text(each)},\n`).join("")}${indent}]`;
 
 /** Options beside query and documents that the call has. */
@@ -18,7 +30,7 @@ const noPlace = (body, taken) => {
   return missing.length ? `# This client has no place for ${missing.join(", ")}.\n` : "";
 };
 
-/** Each takes the body of a call to `rerank`, the server's address without a slash at its end, and whether it needs a key. */
+/** Each takes the body of a call to `rerank`, the server's address without its last slash, and whether it needs a key. */
 export const SNIPPETS = {
   curl: (body, url, key) =>
     [
@@ -98,7 +110,9 @@ const pythonKey = (key) => (key ? `os.environ["RERANKER_API_KEY"]` : `"any"`);
 
 /** The body with a few short documents, to be read rather than run. */
 export function shortened(body) {
-  const documents = body.documents.slice(0, SHOWN).map((each) => (each.length > LONG ? `${each.slice(0, LONG)}…` : each));
+  const documents = body.documents
+    .slice(0, SHOWN)
+    .map((each) => (each.length > LONG ? `${each.slice(0, LONG)}…` : each));
   return { ...body, documents };
 }
 

@@ -1,12 +1,11 @@
 /** The view in which documents are ranked. */
 
 import { locateCuts } from "./cut.js";
-import { readFile, readText, summary } from "./documents.js";
-import { change, draft, draftIsKept, filled, onDraft, request, setTakesInstruction } from "./draft.js";
-import { byId, copyText, counted, debounced, digits, element, milliseconds, number, showRows } from "./elements.js";
+import { change, draft, filled, onDraft, request, setTakesInstruction } from "./draft.js";
+import { startDocuments } from "./editor.js";
+import { byId, copyText, counted, debounced, digits, element, milliseconds, number } from "./elements.js";
 import { rowsOf, showJson, showRanking } from "./ranking.js";
-import { SAMPLE } from "./sample.js";
-import { Problem, base, call, key } from "./server.js";
+import { Problem, base, call, key, wordsOf } from "./server.js";
 import { SNIPPETS, isShortened, shortened } from "./snippets.js";
 
 let running = null;
@@ -48,7 +47,7 @@ function startRequest() {
   byId("request").addEventListener("submit", (event) => (event.preventDefault(), rank()));
   byId("cancel").addEventListener("click", () => running?.abort());
   byId("try").addEventListener("keydown", (event) => {
-    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) event.preventDefault(), rank();
+    if (event.key === "Enter" && (event.ctrlKey || event.metaKey)) (event.preventDefault(), rank());
     if (event.key === "Escape") running?.abort();
   });
 }
@@ -57,7 +56,11 @@ async function rank() {
   if (running) return;
   const documents = filled().map(({ text }) => ({ text }));
   const body = request(documents);
-  const missing = !body.query ? "Write a query first." : !documents.length ? "There are no documents yet: paste some lines, or press Sample." : "";
+  const missing = !body.query
+    ? "Write a query first."
+    : !documents.length
+      ? "There are no documents yet: paste some lines, or press Sample."
+      : "";
   if (missing) return showProblem(missing);
   running = new AbortController();
   showBusy(true);
@@ -73,12 +76,6 @@ async function rank() {
   }
 }
 
-function wordsOf(error) {
-  if (error instanceof Problem) return error.message;
-  console.error(error);
-  return `This page failed: ${error.message}. Reload it; nothing is lost.`;
-}
-
 function showBusy(busy) {
   byId("cancel").hidden = !busy;
   byId("rank").setAttribute("aria-disabled", String(busy));
@@ -91,129 +88,13 @@ function showProblem(text) {
   byId("problem").hidden = false;
 }
 
-// The documents
-
-function startDocuments() {
-  const paste = byId("paste");
-  paste.addEventListener("paste", (event) => {
-    const text = event.clipboardData.getData("text/plain");
-    if (!text.includes("\n")) return;
-    event.preventDefault();
-    addFrom(() => readText(text));
-  });
-  paste.addEventListener("input", () => (byId("add").hidden = !paste.value.trim()));
-  byId("add").addEventListener("click", addTyped);
-  byId("open-file").addEventListener("click", () => byId("file").click());
-  byId("file").addEventListener("change", () => addFiles([...byId("file").files]));
-  byId("sample").addEventListener("click", () => replace({ ...structuredClone(SAMPLE), sample: true }, "The sample is here."));
-  byId("clear").addEventListener("click", () => {
-    replace({ documents: [] }, "All documents were removed.");
-    byId("paste").focus();
-  });
-  const drop = byId("try");
-  drop.addEventListener("dragover", (event) => (event.preventDefault(), byId("drop").classList.add("over")));
-  drop.addEventListener("dragleave", () => byId("drop").classList.remove("over"));
-  drop.addEventListener("drop", (event) => {
-    event.preventDefault();
-    byId("drop").classList.remove("over");
-    const { files } = event.dataTransfer;
-    if (files.length) addFiles([...files]);
-    else addFrom(() => readText(event.dataTransfer.getData("text/plain")));
-  });
-  showDocuments();
-}
-
-async function addTyped() {
-  const text = byId("paste").value;
-  byId("paste").value = "";
-  byId("add").hidden = true;
-  await addFrom(() => readText(text));
-  byId("paste").focus();
-}
-
-async function addFiles(files) {
-  for (const file of files) await addFrom(() => readFile(file));
-  byId("file").value = "";
-}
-
-/** Behind what is there; instead of it where that is only the sample. */
-async function addFrom(read) {
-  try {
-    const { documents, note } = await read();
-    if (!documents.length) return;
-    const said = `${summary(documents)} ${draft.sample ? "instead of the sample" : "added"}. ${note}`;
-    replace({ documents: draft.sample ? documents : [...filled(), ...documents], query: draft.sample ? "" : draft.query }, said);
-    if (!draft.query) byId("query").focus();
-  } catch (error) {
-    say(wordsOf(error));
-  }
-}
-
-/** Changes documents and query, and offers to take it back. */
-function replace(values, said) {
-  const { query, documents, sample } = draft;
-  const set = (wanted) => {
-    change(wanted);
-    byId("query").value = draft.query;
-    showDocuments();
-  };
-  set(values);
-  const undo = element("button", { type: "button", class: "link" }, "Undo");
-  undo.addEventListener("click", () => (set({ query, documents, sample }), say("")));
-  say(said, undo);
-}
-
-function say(text, ...more) {
-  byId("document-note").replaceChildren(text, " ", ...more);
-  byId("document-note").hidden = !text;
-}
-
-function showDocuments() {
-  const rows = [...draft.documents];
-  showRows(byId("documents").tBodies[0], byId("more-documents"), rows, documentRow);
-  showCount();
-}
-
-function showCount() {
-  const count = filled().length;
-  const kept = draftIsKept ? "" : ", too long to be kept when this tab is closed";
-  byId("document-count").textContent = `${number(count)}${kept}`;
-}
-
-function documentRow(row, at) {
-  const name = `Document ${at + 1}`;
-  const text = element("textarea", { rows: "1", value: row.text, "aria-label": name, spellcheck: "false", dir: "auto" });
-  text.addEventListener("input", () => {
-    row.text = text.value;
-    change({ documents: draft.documents });
-  });
-  const line = element(
-    "tr",
-    {},
-    element("td", { class: "number quiet" }, String(at + 1)),
-    element("td", { class: "text" }, text),
-    element("td", {}, element("button", { type: "button", class: "link remove", "aria-label": `Remove document ${at + 1}`, title: "Remove", onclick: () => remove(row, line) }, "×")),
-  );
-  return line;
-}
-
-function remove(row, line) {
-  const next = (line.nextElementSibling ?? line.previousElementSibling)?.querySelector("button") ?? byId("paste");
-  const at = draft.documents.indexOf(row);
-  change({ documents: draft.documents.toSpliced(at, 1) });
-  line.remove();
-  [...byId("documents").tBodies[0].rows].forEach((each, number) => (each.cells[0].textContent = String(number + 1)));
-  next.focus();
-  const undo = element("button", { type: "button", class: "link" }, "Undo");
-  undo.addEventListener("click", () => (change({ documents: draft.documents.toSpliced(at, 0, row) }), showDocuments(), say("")));
-  say(`Document ${at + 1} was removed.`, undo);
-}
-
 // The result
 
 function startResult() {
   byId("threshold").addEventListener("input", () => setThreshold(Number(byId("threshold").value)));
-  byId("threshold-value").addEventListener("input", () => setThreshold(Number(byId("threshold-value").value), byId("threshold-value")));
+  byId("threshold-value").addEventListener("input", () =>
+    setThreshold(Number(byId("threshold-value").value), byId("threshold-value")),
+  );
   byId("threshold-of").addEventListener("change", showThreshold);
   byId("as-table").addEventListener("click", () => showAs("table"));
   byId("as-json").addEventListener("click", () => showAs("json"));
@@ -232,7 +113,10 @@ function showResult(found) {
   const { reply, rows, body } = result;
   byId("nothing").hidden = true;
   byId("result").hidden = false;
-  byId("ranking").classList.toggle("no-tokens", rows.every((row) => row.tokens === undefined));
+  byId("ranking").classList.toggle(
+    "no-tokens",
+    rows.every((row) => row.tokens === undefined),
+  );
   byId("scale").textContent = facts ? scaleOf(facts.score_scale, body.raw_scores) : "";
   showSummary();
   dim = showRanking(byId("ranking"), byId("more-results"), rows, body.query);
@@ -266,9 +150,10 @@ function showSummary() {
   const { tokenize_ms, queue_ms, inference_ms, total_ms } = reply.timings;
   const cut = rows.filter((row) => row.truncated).length;
   const moved = rows.filter((row) => row.moved).length;
+  const speed = inference_ms ? `${number((1000 * rows.length) / total_ms)} a second` : "known from before";
   byId("result-summary").replaceChildren(
     element("strong", {}, counted(rows.length, "document")),
-    ` in ${milliseconds(total_ms)}, ${inference_ms ? `${number((1000 * rows.length) / total_ms)} a second` : "known from before"}. ${number(moved)} moved.`,
+    ` in ${milliseconds(total_ms)}, ${speed}. ${number(moved)} moved.`,
     reply.usage ? ` ${counted(reply.usage.prompt_tokens, "token")} read.` : "",
     cut ? ` ${counted(cut, "document")} cut off.` : "",
     reply.query_truncated ? " The query was cut off." : "",
@@ -291,7 +176,9 @@ function showSummary() {
       return part;
     }),
   );
-  byId("time-legend").replaceChildren(...parts.map(([name, time]) => element("span", { class: name }, `${name} ${milliseconds(time)}`)));
+  byId("time-legend").replaceChildren(
+    ...parts.map(([name, time]) => element("span", { class: name }, `${name} ${milliseconds(time)}`)),
+  );
 }
 
 // The threshold
@@ -341,7 +228,6 @@ function startSnippets() {
   byId("languages").append(...buttons);
   byId("copy-call").addEventListener("click", () => copyText(snippet(bodyShown()), byId("copy-call")));
   byId("call").addEventListener("toggle", showSnippet);
-  onDraft(showCount);
   onDraft(showSnippet);
   showSnippet();
 }
@@ -349,7 +235,10 @@ function startSnippets() {
 /** The draft as a call, with the threshold that the slider shows. */
 function bodyShown() {
   const { return_documents: _, ...body } = request();
-  if (result?.threshold) body[byId("threshold-of").value === "probability" ? "min_probability" : "min_score"] = Number(result.threshold.toFixed(3));
+  if (result?.threshold)
+    body[byId("threshold-of").value === "probability" ? "min_probability" : "min_score"] = Number(
+      result.threshold.toFixed(3),
+    );
   return body;
 }
 
@@ -360,5 +249,6 @@ const showSnippet = debounced(120, () => {
   const body = bodyShown();
   byId("snippet").textContent = snippet(shortened(body));
   byId("snippet-note").hidden = !isShortened(body);
-  byId("snippet-note").textContent = `Shown with the first ${Math.min(3, body.documents.length)} documents, shortened. Copy has all ${number(body.documents.length)}.`;
+  const all = number(body.documents.length);
+  byId("snippet-note").textContent = `Shown with the first documents only, and long ones shortened. Copy has all ${all}.`;
 });

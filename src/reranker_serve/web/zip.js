@@ -24,7 +24,18 @@ export function zip(files) {
   let offset = 0;
   for (const [name, text] of Object.entries(files)) {
     const [path, content] = [name, text].map((each) => new TextEncoder().encode(each));
-    const facts = fields([20, 2], [UTF8_NAMES, 2], [0, 2], [0, 2], [FIRST_DAY, 2], [checksum(content), 4], [content.length, 4], [content.length, 4], [path.length, 2], [0, 2]);
+    const facts = fields(
+      [20, 2],
+      [UTF8_NAMES, 2],
+      [0, 2],
+      [0, 2],
+      [FIRST_DAY, 2],
+      [checksum(content), 4],
+      [content.length, 4],
+      [content.length, 4],
+      [path.length, 2],
+      [0, 2],
+    );
     parts.push(fields([0x04034b50, 4]), facts, path, content);
     directory.push(fields([0x02014b50, 4], [20, 2]), facts, fields([0, 2], [0, 2], [0, 2], [0, 4], [offset, 4]), path);
     offset += 4 + facts.length + path.length + content.length;
