@@ -68,7 +68,9 @@ export async function plainWords(reply) {
   return reason;
 }
 
-const sentence = (text) => text[0].toUpperCase() + text.slice(1) + (/[.!?]$/.test(text) ? "" : ".");
+/** A field's name stays as it is written. */
+const sentence = (text) =>
+  (/^\w+_/.test(text) ? text : text[0].toUpperCase() + text.slice(1)) + (/[.!?]$/.test(text) ? "" : ".");
 
 let asking = null;
 
