@@ -43,6 +43,7 @@ from reranker_serve.types import EncodedItem, FloatArray, count_tokens
 _HIDDEN, _VOCABULARY = 384, 8_000
 _QUERY_TOKENS, _INSTRUCTION_TOKENS = 12, 120
 _BLOCK_TOKENS = 2000  # of documents that a listwise model reads together
+_BATCH_TOKENS = policy.cpu_batch_tokens(0)  # all shapes here are small
 _CLASSIFIER = ClassifierReadout()
 _SCORES = DenseLayer("head", _HIDDEN, 1, True, "identity")
 _HEAD = HeadReadout("mean", (_SCORES,))
@@ -168,7 +169,7 @@ def _padded(case: Case) -> Callable[[Sequence[EncodedItem]], FloatArray]:
     product = choose_product("cpu", model.dtype, "none")
     if product is not None:
         pack_linear_layers(model.base_model, product)
-    architecture, tokens = architecture_of(model.config), 2 * policy.CPU_BATCH_TOKENS
+    architecture, tokens = architecture_of(model.config), 2 * _BATCH_TOKENS
     if architecture is not None and architecture.causal:
         language_model = PaddedLanguageModel(model, architecture, case.readout, tokens, layers)
         return lambda items: language_model(items).numpy()
@@ -231,7 +232,7 @@ def in_batches(items: Sequence[EncodedItem]) -> Iterator[list[EncodedItem]]:
     """As the engine cuts them: in order, of at most as many tokens as are worth computing together."""
     batch: list[EncodedItem] = []
     for item in items:
-        if batch and count_tokens([*batch, item]) > policy.CPU_BATCH_TOKENS:
+        if batch and count_tokens([*batch, item]) > _BATCH_TOKENS:
             yield batch
             batch = []
         batch.append(item)
