@@ -75,7 +75,7 @@ def create_app(
     if settings.enable_docs:
         add_pages(app, settings.needs_key)
     if settings.enable_page:
-        add_web(app)
+        add_web(app, settings.enable_docs)
     # Added innermost first.
     budget = ByteBudget(settings.max_buffered_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout, budget=budget)

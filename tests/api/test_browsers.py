@@ -133,3 +133,11 @@ async def test_the_policy_of_the_page_is_strict_and_names_another_server_only_if
 def test_the_page_is_small() -> None:
     folder = Path(reranker_serve.__file__).parent / "web"
     assert sum(file.stat().st_size for file in folder.iterdir()) < 150_000
+
+
+@pytest.mark.parametrize("docs", ["true", "false"])
+async def test_the_page_leads_to_the_docs_where_there_are_some(connect: Connect, docs: str) -> None:
+    async with connect(enable_docs=docs) as client:
+        page = await client.get("/", headers={"Accept": "text/html"})
+        assert (page.status_code, "docs" in page.text) == (200, docs == "true")
+        assert ((await client.get("/docs")).status_code == 200) == (docs == "true")

@@ -21,14 +21,17 @@ from reranker_serve.api.unknown_route import unknown_route
 from reranker_serve.errors import MethodNotAllowed
 from reranker_serve.settings import ORIGIN
 
+_DOCS_LINK = b'<a href="docs" id="docs-link">API</a>'
 _TYPES = {"css": "text/css", "html": "text/html", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
-def add_web(app: FastAPI) -> None:
-    """`GET /` for browsers, and the files that the page is made of."""
+def add_web(app: FastAPI, docs: bool) -> None:
+    """`GET /` for browsers, and the files that the page is made of. It leads to `/docs` where there is such a page."""
     served = {
         file.name: file.read_bytes() for file in (files("reranker_serve") / "web").iterdir() if _suffix(file.name)
     }
+    if not docs:
+        served["index.html"] = served["index.html"].replace(_DOCS_LINK, b"")
 
     async def page(request: Request) -> Response:
         if not asks_for_page(request.scope, PAGE):
