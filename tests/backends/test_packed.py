@@ -132,6 +132,19 @@ def test_short_sequences_in_one_product_are_what_they_are_alone() -> None:
         torch.testing.assert_close(together[span.start : span.stop], alone, atol=2e-2, rtol=0)
 
 
+def test_layers_with_and_without_a_window_have_groups_of_their_own() -> None:
+    """ModernBERT has both: a window of 65 tokens parts spans of 65 to 80 tokens, which are otherwise alike."""
+    lengths = [65, 70, 65, 66, 65, 72, 65]
+    sequences = items(lengths, [None] * len(lengths))
+    torch.manual_seed(0)
+    states = torch.randn(3, 4, sum(lengths), 8).bfloat16()
+    layout = Layout.of(sequences, False, CPU)
+    for window in (None, 65, None):
+        got = attend_per_segment(*states.clone(), 8**-0.5, layout, window)
+        expected = attend_per_segment(*states.clone(), 8**-0.5, Layout.of(sequences, False, CPU), window)
+        torch.testing.assert_close(got, expected, atol=0, rtol=0)
+
+
 def test_a_window_over_a_long_sequence_is_computed_in_blocks_of_their_own_keys() -> None:
     lengths = [300, 20, 140, 66]
     layout = Layout.of(items(lengths, [None] * len(lengths)), False, CPU)

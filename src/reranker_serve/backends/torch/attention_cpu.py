@@ -65,7 +65,7 @@ def _attend_all(
             if len(few) == 1:
                 alone += [(span, None) for span in few]
             else:
-                at = few[0].start, len(few), length, len(query)
+                at = window, few[0].start, len(few), length, len(query)
                 make = partial(_Group.of, few, length, len(query), query.dtype)
                 _attend_together(query, key, value, scale, layout.once(at, make), out)
     for span, narrow in sorted(alone, key=lambda one: -one[0].start):
