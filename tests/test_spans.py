@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import math
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager
 
 import numpy as np
@@ -14,6 +14,7 @@ import pytest
 from reranker_serve.backends.fake import FakeBackend, FakeFamily, fake_scorer
 from reranker_serve.errors import DeadlineExceeded, InferenceFailed, Overloaded, RequestTooLarge
 from reranker_serve.places import SpanOptions
+from reranker_serve.sentences import sentences
 from reranker_serve.service import Reranker
 from reranker_serve.telemetry.metrics import Metrics
 from reranker_serve.types import (
@@ -289,6 +290,22 @@ async def test_sentences_that_can_never_fit_say_what_helps() -> None:
             await reranker.rerank(ask(LONG))
         assert len((await reranker.rerank(ask(LONG, top_n=5))).ranking) == 5
         assert reranker.engine.queued_tokens == 0
+
+
+async def test_no_more_sentences_are_looked_for_than_can_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at = 0
+
+    def counted(text: str, longest: int) -> Iterator[tuple[int, int]]:
+        nonlocal looked_at
+        looked_at += 1
+        return sentences(text, longest)
+
+    monkeypatch.setattr("reranker_serve.encoding.sentences", counted)
+    many = tuple("a? " * 900 + str(at % 2) for at in range(500))  # of which two are ranked
+    async with serving(max_queue_tokens="20000", cache_entries="0") as reranker:
+        with pytest.raises(RequestTooLarge, match=r"more sentences than the queue holds: .* or for fewer .* top_n"):
+            await reranker.rerank(ask(many))
+    assert 0 < looked_at < 30
 
 
 class NoNumber(FakeBackend):

@@ -105,18 +105,26 @@ class Encoding:
     async def sentences(self, query: Query) -> list[tuple[Place, ...]]:
         """Where those of each document are, the first thousand.
 
-        When cancelled it stops soon.
+        When cancelled it stops soon. Raises `RequestTooLarge` where the queue could hardly hold them all.
         """
         given_up = Event()
         characters = sum(map(len, query.documents))
         try:
-            return await self._tokenizers.run(
-                characters,
-                lambda: [() if given_up.is_set() else tuple(_sentences(query, text)) for text in query.documents],
-            )
+            return await self._tokenizers.run(characters, lambda: self._all_sentences(query, given_up))
         except asyncio.CancelledError:
             given_up.set()
             raise
+
+    def _all_sentences(self, query: Query, given_up: Event) -> list[tuple[Place, ...]]:
+        """On a thread."""
+        left = self._max_tokens // max(1, self._least_tokens)
+        found: list[tuple[Place, ...]] = []
+        for text in query.documents:
+            found.append(() if given_up.is_set() else tuple(_sentences(query, text)))
+            left -= len(found[-1])
+            if left < 0:
+                raise RequestTooLarge("more sentences than the queue holds: send fewer documents")
+        return found
 
     async def encode(self, asked: Asked, until: float = math.inf) -> list[Encoded]:
         """What the model reads for them, one a query; of as many of them, the first ones, as are tokenized at `until`.

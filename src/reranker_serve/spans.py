@@ -83,9 +83,12 @@ def best(family: Family, sentences: Sequence[Sentence], options: SpanOptions, ra
 
 async def _read(scoring: Scoring, family: Family, query: Query, terms: Terms) -> tuple[list[Sentences], Scores]:
     """The sentences of each of the query's documents, read by the model."""
-    places = await scoring.encoding.sentences(query)
-    queries = _queries(family, query, places)
-    scores = await _score(scoring, queries, terms) if queries else _NOTHING
+    try:
+        places = await scoring.encoding.sentences(query)
+        queries = _queries(family, query, places)
+        scores = await scoring.score(queries, terms) if queries else _NOTHING
+    except RequestTooLarge as error:
+        raise RequestTooLarge(f"of the relevant spans: {error}, or for fewer documents with top_n") from None
     each = iter([score for part in scores.found for score in part])
     read: list[Sentences] = []
     for own in places:
@@ -109,10 +112,3 @@ def _queries(family: Family, query: Query, places: Sequence[Sequence[Place]]) ->
     lists = texts if family.listwise else [tuple(sentence for own in texts for sentence in own)]
     plain = replace(query, truncate=True, cut=Cut(query_tokens=query.cut.query_tokens))
     return [replace(plain, documents=documents) for documents in lists if documents]
-
-
-async def _score(scoring: Scoring, queries: Sequence[Query], terms: Terms) -> Scores:
-    try:
-        return await scoring.score(queries, terms)
-    except RequestTooLarge as error:
-        raise RequestTooLarge(f"of the relevant spans: {error}, or for fewer documents with top_n") from None

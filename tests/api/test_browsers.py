@@ -135,6 +135,14 @@ def test_the_page_is_small() -> None:
     assert sum(file.stat().st_size for file in folder.iterdir()) < 150_000
 
 
+async def test_no_address_makes_the_page_fail(connect: Connect) -> None:
+    async with connect() as client:
+        for other in ("http://a:%D9%A1", "http://a;script-src%20*", "%00", "http://a:9"):
+            page = await client.get(f"/?with={other}", headers={"Accept": "text/html"})
+            assert page.status_code == 200
+            assert page.headers["Content-Security-Policy"].count("http://a") == (other == "http://a:9")
+
+
 @pytest.mark.parametrize("docs", ["true", "false"])
 async def test_the_page_leads_to_the_docs_where_there_are_some(connect: Connect, docs: str) -> None:
     async with connect(enable_docs=docs) as client:

@@ -236,7 +236,7 @@ def test_scores_are_kept_and_others_are_refused(tmp_path: Path) -> None:
     path.write_text("something else\n")
     with pytest.raises(StartupError, match="holds no scores of a comparison: choose another --output"):
         ScoreFile(path, DIGEST, [one])
-    with pytest.raises(StartupError, match="cannot be written: No such file"):
+    with pytest.raises(StartupError, match="cannot be opened: No such file"):
         ScoreFile(tmp_path / "none" / "scores.jsonl", DIGEST, [one])
 
 

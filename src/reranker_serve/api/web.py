@@ -39,7 +39,8 @@ def add_web(app: FastAPI, docs: bool) -> None:
         # Links are relative, as a proxy may take away a prefix and tell nobody: they need the slash behind it.
         last = unquote(request.scope.get("raw_path", b"/").decode("latin-1")).rpartition("/")[2]
         if last:
-            return RedirectResponse(f"{last}/")
+            asked = f"?{request.url.query}" if request.url.query else ""
+            return RedirectResponse(f"{last}/{asked}")
         other = request.query_params.get("with", "")
         reply = _file(request, "index.html", served["index.html"])
         reply.headers["Content-Security-Policy"] = page_policy(other if ORIGIN.fullmatch(other) else None)

@@ -21,7 +21,7 @@ from reranker_serve.judgments.thresholds import Goal, best_precision, find
 from reranker_serve.settings import Settings
 from reranker_serve.tools.calibration_report import Report, draw, told
 from reranker_serve.tools.in_process import Ask, load_in_process, run_in_process
-from reranker_serve.tools.judged import add_data_arguments, read_arguments
+from reranker_serve.tools.judged import add_data_arguments, check_output, read_arguments
 from reranker_serve.types import RerankRequest, Scorer
 
 # Query -> its documents' ids and whether each is relevant.
@@ -183,9 +183,8 @@ def _check(arguments: argparse.Namespace) -> None:
     """Before a model is loaded and run for minutes. Raises `StartupError`."""
     for needed in ("sklearn", "tqdm", *(["matplotlib"] if arguments.picture else [])):
         require(needed)
-    for path in (arguments.output, arguments.picture):
-        if path and not path.absolute().parent.is_dir():
-            raise StartupError(f"{path} cannot be written: there is no folder {path.parent}")
+    check_output(arguments.output)
+    check_output(arguments.picture, (".png", ".svg", ".pdf"))
 
 
 def _write(path: Path, calibration: Calibration) -> None:

@@ -119,9 +119,10 @@ def _none(reply: Any) -> int | None:
 
 
 _RAW = {"raw_scores": True}
+# All come back, whatever threshold a server of ours has.
+_EVERYTHING = {"min_score": -1e30, "min_probability": 0}
 DIALECTS = {
-    # All come back, whatever threshold a server of ours has.
-    "native": WireDialect("/rerank", _quiet, _results, _usage, raw=_RAW | {"min_score": -1e30}),
+    "native": WireDialect("/rerank", _quiet, _results, _usage, raw=_RAW | _EVERYTHING),
     "cohere": WireDialect("/v2/rerank", _with_model, _results, _cohere_tokens),
     "jina": WireDialect("/v1/rerank", _with_model_quiet, _results, _usage),
     "tei": WireDialect("/rerank", _tei, _rows, _none, raw=_RAW),

@@ -19,7 +19,7 @@ from reranker_serve.judgments.extras import require
 from reranker_serve.judgments.measures import per_query
 from reranker_serve.settings import Settings
 from reranker_serve.tools.in_process import Ask, in_order, load_in_process, run_in_process
-from reranker_serve.tools.judged import add_data_arguments, candidates_of, read_arguments
+from reranker_serve.tools.judged import add_data_arguments, candidates_of, check_output, read_arguments
 from reranker_serve.tools.remote import Remote, RemoteRanker
 from reranker_serve.types import RerankRequest, Scorer
 
@@ -56,6 +56,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Measure, print a table, and write JSON if asked. Raises `StartupError` with one line."""
+    check_output(arguments.json)
     judgments = read_arguments(arguments.judgments, arguments)
     found = candidates_of(judgments, arguments)
     if arguments.url:

@@ -3,11 +3,23 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 
+from reranker_serve.errors import StartupError
 from reranker_serve.judgments.candidates import Candidates, candidates
 from reranker_serve.judgments.collection import Judgments
 from reranker_serve.judgments.read import FORMATS, Source, read
+
+
+def check_output(path: Path | None, suffixes: Sequence[str] = ()) -> None:
+    """Before minutes of scoring. Raises `StartupError` where nothing could be written, or of another kind."""
+    if path is None:
+        return
+    if not path.absolute().parent.is_dir():
+        raise StartupError(f"{path} cannot be written: there is no folder {path.parent}")
+    if suffixes and path.suffix not in suffixes:
+        raise StartupError(f"{path} should end in {' or '.join(suffixes)}")
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,7 +22,7 @@ export async function locateCuts(rows, body) {
 /** A document that fits in any case, where all others were cut off. */
 async function probe({ query, instruction, max_length }) {
   const text = "a";
-  const reply = await call("rerank", { query, instruction, max_length, documents: [text] });
+  const reply = await call("rerank", { query, instruction, max_length, documents: [text], min_score: -1e30, min_probability: 0 });
   return { text, tokens: reply.results[0].tokens };
 }
 

@@ -6,6 +6,7 @@ const superset = (query, documents, model) => ({ model: model || "any", query, d
 const results = (reply) => reply.results.map((row) => [row.index, row.relevance_score ?? row.score]);
 const data = (reply) => reply.data.map((row) => [row.index, row.relevance_score ?? row.score]);
 const asText = (text) => ({ text });
+const bearer = (key) => ({ Authorization: `Bearer ${key}` });
 
 /** By name: the path behind a server's address, the body of a call, and `[index, score]` of each result. */
 export const DIALECTS = {
@@ -40,20 +41,21 @@ export const DIALECTS = {
     body: (query, documents, model) => superset(query, documents.map(asText), model),
     read: data,
     headers: { "X-Pinecone-Api-Version": "2025-10" },
+    keyHeader: (key) => ({ "Api-Key": key }),
   },
   Xinference: { path: "v1/rerank", body: superset, read: results },
 };
 
 /** `{index: score}` as a Map, from a server at another address. Raises `Problem`. */
 export async function askOther({ address, dialect, key, model, query, documents, signal }) {
-  const { path, body, read, headers = {} } = DIALECTS[dialect];
+  const { path, body, read, headers = {}, keyHeader = bearer } = DIALECTS[dialect];
   const base = address.replace(/\/+$/, "");
   const url = base.endsWith(`/${path}`) ? base : `${base}/${path}`;
   let reply;
   try {
     reply = await fetch(url, {
       method: "POST",
-      headers: { "Content-Type": "application/json", ...headers, ...(key && { Authorization: `Bearer ${key}` }) },
+      headers: { "Content-Type": "application/json", ...headers, ...(key && keyHeader(key)) },
       body: JSON.stringify(body(query, documents, model)),
       credentials: "omit",
       signal,

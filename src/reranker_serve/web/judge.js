@@ -159,14 +159,14 @@ async function readJudgments(file) {
 }
 
 function fromLabels(text, name) {
-  return jsonLines(text, name).map(({ query, document, label, time }, at) => {
-    if (typeof query !== "string" || typeof document !== "string" || !Number.isInteger(label)) {
-      throw new Problem(
-        `${name}, line ${at + 1}: needs a query, a document, and a label that is a whole number. Nothing was imported.`,
-      );
-    }
+  return jsonLines(text, name).map((row, at) => judgment(row ?? {}, `${name}, line ${at + 1}`));
+}
+
+function judgment({ query, document, label, time }, where) {
+  if (typeof query === "string" && typeof document === "string" && Number.isInteger(label)) {
     return { query, document, label, time };
-  });
+  }
+  throw new Problem(`${where}: needs a query, a document, and a grade that is a whole number. Nothing was imported.`);
 }
 
 function jsonLines(text, name) {
@@ -209,6 +209,7 @@ function fromQuepid([header = [], ...rows], name) {
   if (Math.min(query, rating, text) < 0)
     throw new Problem(`${name} needs the columns query, rating and text. Nothing was imported.`);
   return rows
-    .filter((row) => row[rating]?.trim())
-    .map((row) => ({ query: row[query], document: row[text], label: Number(row[rating]) }));
+    .map((row, at) => [row, `${name}, row ${at + 2}`])
+    .filter(([row]) => row[rating]?.trim())
+    .map(([row, where]) => judgment({ query: row[query], document: row[text], label: Number(row[rating]) }, where));
 }

@@ -235,11 +235,16 @@ function startSnippets() {
 /** The draft as a call, with the threshold that the slider shows. */
 function bodyShown() {
   const { return_documents: _, ...body } = request();
-  if (result?.threshold)
-    body[byId("threshold-of").value === "probability" ? "min_probability" : "min_score"] = Number(
-      result.threshold.toFixed(3),
-    );
+  // A threshold holds on the scale of the scores that it was set on.
+  if (result?.threshold && body.raw_scores === result.body.raw_scores)
+    body[byId("threshold-of").value === "probability" ? "min_probability" : "min_score"] = shortest(result.threshold);
   return body;
+}
+
+/** In three digits, unless they would leave out what stays here. */
+function shortest(threshold) {
+  const short = Number(threshold.toFixed(3));
+  return short > threshold ? threshold : short;
 }
 
 const snippet = (body) => SNIPPETS[language](body, base.replace(/\/$/, ""), Boolean(key()));

@@ -23,7 +23,7 @@ from reranker_serve.tools.compare.contestants import Contestant, Local, Ranker, 
 from reranker_serve.tools.compare.local import LocalRanker
 from reranker_serve.tools.compare.report import draw, report
 from reranker_serve.tools.compare.scores import ScoreFile, candidates_digest
-from reranker_serve.tools.judged import add_data_arguments, candidates_of, count, read_arguments
+from reranker_serve.tools.judged import add_data_arguments, candidates_of, check_output, count, read_arguments
 from reranker_serve.tools.remote import RemoteRanker
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
     """Score, print the report and write it. Raises `StartupError` with one line."""
+    check_output(arguments.output, (".json",))
     who = contestants(arguments.models, arguments.key, settings)
     if len(who) < 2:
         raise StartupError("name two models to compare, or more")

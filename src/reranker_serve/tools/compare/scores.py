@@ -34,11 +34,11 @@ class ScoreFile:
         self.scored = {contestant.label: Scored() for contestant in contestants}
         self._path = path
         self._identities = {one.label: one.where.identity for one in contestants}
-        known = self._read({"candidates": digest}) if path.exists() else 0
         try:
+            known = self._read({"candidates": digest}) if path.exists() else 0
             self._file = path.open("r+b" if known else "wb")
         except OSError as error:
-            raise StartupError(f"{path} cannot be written: {error.strerror}") from None
+            raise StartupError(f"{path} cannot be opened: {error.strerror}") from None
         self._file.seek(known)
         self._file.truncate()  # what a kill left of a line
         if not known:
