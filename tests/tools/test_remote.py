@@ -15,6 +15,7 @@ import pytest
 from reranker_serve.errors import StartupError
 from reranker_serve.tools.dialects import DIALECTS
 from reranker_serve.tools.remote import Remote, RemoteRanker, _pause
+from tests.calibrations import calibration
 from tests.server.processes import FAKE_SERVER, Server, running
 
 QUERY = "blue whale"
@@ -85,7 +86,9 @@ def test_a_server_that_wants_a_key_is_one_line(server: Server, key: str | None, 
 
 
 def test_a_threshold_of_ours_leaves_nothing_out(tmp_path: Path) -> None:
-    with running(tmp_path, FAKE_SERVER, model_name="fake", min_score="0.9") as server:
+    (tmp_path / "calibration.json").write_text(calibration().model_dump_json())
+    thresholds = {"min_score": "0.9", "calibration": str(tmp_path / "calibration.json"), "min_probability": "0.999"}
+    with running(tmp_path, FAKE_SERVER, model_name="fake", **thresholds) as server:
         server.wait_ready()
         assert len(asked(server.url)[0]) == len(DOCUMENTS)
 
