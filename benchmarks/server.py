@@ -33,7 +33,7 @@ from benchmarks.peers import revision, tell
 from benchmarks.runners import HttpServer
 from benchmarks.shapes import SHAPES, Shape, checkpoint
 from benchmarks.workloads import WORKLOADS, Texts
-from reranker_serve.tools.bench.report import percentile
+from reranker_serve.telemetry.usage import percentile
 
 _SCRIPT = Path(__file__).with_name("ten_documents.lua")
 _CONNECTIONS = 8

@@ -13,8 +13,9 @@ import pytest
 
 from reranker_serve.cli import main
 from reranker_serve.errors import StartupError
+from reranker_serve.telemetry.usage import percentile
 from reranker_serve.tools.bench.load import Bounds, ClosedLoop, OpenLoop, Sample, Target, run_load
-from reranker_serve.tools.bench.report import Summary, highest_rate_within, percentile, summarize, table
+from reranker_serve.tools.bench.report import Summary, highest_rate_within, summarize, table
 from reranker_serve.tools.bench.texts import LogNormal, Uniform, from_file, made_up, parse_sizes
 from reranker_serve.tools.dialects import DIALECTS
 from tests.server.processes import FAKE_SERVER, Server, running

@@ -77,11 +77,13 @@ class Usage:
         return Lately(
             requests_per_second=len(recent) / span,
             pairs_per_second=sum(documents for _, documents in recent) / span,
-            p50=_percentile(times, 0.5),
-            p95=_percentile(times, 0.95),
+            p50=percentile(times, 50) if times else None,
+            p95=percentile(times, 95) if times else None,
         )
 
 
-def _percentile(ascending: Sequence[float], share: float) -> float | None:
-    """The least of them that is no less than so many of them."""
-    return ascending[math.ceil(share * len(ascending)) - 1] if ascending else None
+def percentile(ordered: Sequence[float], percent: float) -> float:
+    """The least value that at least `percent` of the ascending values do not exceed; NaN of none."""
+    if not ordered:
+        return math.nan
+    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]

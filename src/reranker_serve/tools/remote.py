@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import textwrap
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from reranker_serve.errors import StartupError
+from reranker_serve.errors import StartupError, shortened
 from reranker_serve.judgments.extras import require
 from reranker_serve.tools.dialects import DIALECTS, WireDialect, read_scores
 
@@ -107,7 +106,7 @@ class RemoteRanker:
                     hint = f"is the key right, and the API? name it as in {self._server.url}#pinecone"
                     hint = hint if self._server.key else "give the server's key by --key"
                     raise StartupError(f"{url} answered {refused}: {hint}") from None
-                answers.setdefault(textwrap.shorten(str(refused), 100, placeholder=" ..."), []).append(name)
+                answers.setdefault(shortened(str(refused), 100), []).append(name)
             else:
                 return name, url
         told = "; ".join(f"{', '.join(names)}: {answer}" for answer, names in answers.items())
@@ -149,7 +148,7 @@ class RemoteRanker:
                 break
             time.sleep(_pause(reply.headers.get("Retry-After"), attempt))
         if reply.status_code != 200:
-            raise _Refused(reply.status_code, textwrap.shorten(reply.text, 200, placeholder=" ..."))
+            raise _Refused(reply.status_code, shortened(reply.text, 200))
         try:
             return read_scores(dialect, reply.content, len(documents)), seconds
         except ValueError as error:

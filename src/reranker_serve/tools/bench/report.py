@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from reranker_serve.telemetry.usage import percentile
 from reranker_serve.tools.bench.load import Sample
 
 
@@ -58,13 +58,6 @@ def summarize(load: str, samples: Sequence[Sample]) -> Summary:
         late_ms=percentile(sorted((sample.sent - sample.intended) * 1e3 for sample in samples), 99),
         errors=dict(Counter(sample.outcome for sample in samples if not sample.good)),
     )
-
-
-def percentile(ordered: Sequence[float], percent: float) -> float:
-    """The least value that at least `percent` of the ascending values do not exceed; NaN of none."""
-    if not ordered:
-        return math.nan
-    return ordered[max(0, math.ceil(len(ordered) * percent / 100) - 1)]
 
 
 def highest_rate_within(summaries: Sequence[tuple[float, Summary]], bound_ms: float) -> float | None:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from reranker_serve.errors import shortened
 from reranker_serve.judgments.significance import CONFIDENCE
 from reranker_serve.tools.compare.analysis import Analysis, Comparison, QueryChange, Standing
 
@@ -117,7 +117,7 @@ def _details(comparison: Comparison) -> Iterator[str]:
 
 def _query(change: QueryChange) -> str:
     ranks = f"{change.rank_before or '-'} -> {change.rank_after or '-'}"
-    text = textwrap.shorten(change.text, _SHOWN_WIDTH, placeholder=" ...")
+    text = shortened(change.text, _SHOWN_WIDTH)
     return f"    {change.change:+.3f}  {ranks:>10}  {text}"
 
 
