@@ -202,5 +202,5 @@ def test_what_fails_later_is_told_with_the_server_s_words(tmp_path: Path) -> Non
 
     with picky(failing) as url, pytest.raises(StartupError, match=r'/rerank answered 500 \{"error": "broken') as caught:
         asked(url)
-    assert str(caught.value).endswith("broken ...")
+    assert str(caught.value).endswith("broken …")
     assert len(str(caught.value)) < 300
