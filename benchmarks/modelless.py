@@ -12,10 +12,11 @@ import numpy as np
 
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.demo import demo_folder
+from reranker_serve.environment import load_settings
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.readouts import PooledReadout
 from reranker_serve.server import serve
-from reranker_serve.settings import Settings, load_settings
+from reranker_serve.settings import Settings
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.types import EncodedItem, FloatArray, ModelInfo, Scorer
 

@@ -30,10 +30,10 @@ from sentence_transformers.cross_encoder import CrossEncoder
 from sentence_transformers.cross_encoder.modules import LogitScore, Transformer
 from transformers import AutoModelForCausalLM, AutoTokenizer, Qwen3Config
 
+from reranker_serve.environment import load_settings
 from reranker_serve.families.prompts import QWEN3_RERANKER
 from reranker_serve.families.yes_no import YesNo
 from reranker_serve.loader import load
-from reranker_serve.settings import load_settings
 from reranker_serve.types import EncodedItem, Scorer
 
 Scores = NDArray[np.float32]

@@ -18,8 +18,8 @@ from transformers import (
 )
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
+from reranker_serve.environment import load_settings
 from reranker_serve.loader import load
-from reranker_serve.settings import load_settings
 from reranker_serve.types import Scorer
 
 _TEXT = "how do plants make food the stock market fell sun light water sugar leaf bread yeast a of and in whale"

@@ -13,7 +13,8 @@ import pytest
 
 from reranker_serve.app import create_app
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
-from reranker_serve.settings import Settings, load_settings
+from reranker_serve.environment import load_settings
+from reranker_serve.settings import Settings
 from reranker_serve.types import EncodedItem
 
 # Real clients run in an environment of their own: ./test.sh --clients.

@@ -19,7 +19,7 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 # Lower layers first; a module imports from its own layer or below.
 LAYERS = [
     ["types", "places", "layers", "readouts", "errors", "collection", "model_names", "weight_formats", "variables"],
-    ["settings", "rates", "telemetry", "keys", "checkpoint", "published", "calibration", "judgments"],
+    ["settings", "environment", "rates", "telemetry", "keys", "checkpoint", "published", "calibration", "judgments"],
     ["families", "backends"],
     ["engine", "cache", "sentences"],
     ["encoding"],
@@ -119,7 +119,7 @@ def test_only_the_settings_read_the_environment() -> None:
     # Elsewhere variables are set for libraries that read them, or a library's own one is read.
     reading = {str(path.relative_to(PACKAGE)) for path in MODULES if "os.environ" in path.read_text()}
     assert reading == {
-        "settings.py",
+        "environment.py",
         "loader.py",
         "model_files/find.py",
         "server.py",

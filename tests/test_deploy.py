@@ -12,7 +12,8 @@ import yaml
 
 from reranker_serve import __version__
 from reranker_serve.cli import _parser
-from reranker_serve.settings import Settings, environment_name
+from reranker_serve.environment import environment_name
+from reranker_serve.settings import Settings
 from tests.conftest import Connect
 
 ROOT = Path(__file__).parents[1]

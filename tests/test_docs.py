@@ -10,7 +10,8 @@ import pytest
 
 from reranker_serve.api.dialect import Dialect
 from reranker_serve.api.dialects.table import DIALECTS
-from reranker_serve.settings import Settings, environment_name, markdown_table
+from reranker_serve.environment import environment_name, markdown_table
+from reranker_serve.settings import Settings
 from tests import write_performance_page
 from tests.api.write_pages import generated, page_of
 from tests.conftest import Connect

@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from reranker_serve.environment import environment_name, load_settings
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import parse_key
 from reranker_serve.rates import Rates
-from reranker_serve.settings import Settings, environment_name, load_settings
+from reranker_serve.settings import Settings
 
 NO_FILE = Path("/nonexistent")
 

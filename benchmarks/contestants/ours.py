@@ -43,8 +43,8 @@ class Ours:
         self._loop = asyncio.new_event_loop()
 
     def prepare(self) -> dict[str, str]:
+        from reranker_serve.environment import load_settings
         from reranker_serve.service import Reranker
-        from reranker_serve.settings import load_settings
         from reranker_serve.telemetry.metrics import Metrics
         from reranker_serve.tools.in_process import load_in_process
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from reranker_serve.environment import load_settings
 from reranker_serve.loader import load
-from reranker_serve.settings import Settings, load_settings
+from reranker_serve.settings import Settings
 from reranker_serve.types import Scorer
 
 Scores = NDArray[np.float64]

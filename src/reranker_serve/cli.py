@@ -18,10 +18,11 @@ from functools import partial
 from pathlib import Path
 
 from reranker_serve import __version__
+from reranker_serve.environment import environment_name, load_settings, markdown_table
 from reranker_serve.errors import RerankerError, SettingsError
 from reranker_serve.keys import HASHED, hash_key
 from reranker_serve.ready import local_url
-from reranker_serve.settings import Settings, environment_name, load_settings, markdown_table
+from reranker_serve.settings import Settings
 from reranker_serve.telemetry.folder import forget_foreign_folder
 from reranker_serve.telemetry.logs import configure_logging
 

@@ -14,8 +14,8 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from reranker_serve.environment import load_settings
 from reranker_serve.replies import ReaderWatch, hold_little, in_pieces
-from reranker_serve.settings import load_settings
 from reranker_serve.upgrades import UpgradeBlindParser
 
 # Larger than the headers of any client; Node and nginx draw the line at 16 and 32 KiB.

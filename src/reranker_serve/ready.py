@@ -9,8 +9,9 @@ import ssl
 import sys
 import urllib.request
 
+from reranker_serve.environment import load_settings
 from reranker_serve.errors import SettingsError
-from reranker_serve.settings import Settings, load_settings
+from reranker_serve.settings import Settings
 
 _LOCAL = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 

@@ -21,9 +21,10 @@ from uvicorn.supervisors import ChangeReload
 
 from reranker_serve.app import accepted_keys, create_app, given_calibration
 from reranker_serve.connections import Bounds, ServerConfig, allow_connections
+from reranker_serve.environment import load_settings
 from reranker_serve.errors import PortError, SettingsError
 from reranker_serve.process import LAST_REPLIES_S, SharedFlag, end_beside_threads, this_process, worker_process
-from reranker_serve.settings import Settings, load_settings
+from reranker_serve.settings import Settings
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.types import Scorer
 from reranker_serve.workers import supervise, take_interrupts, uvicorns_workers

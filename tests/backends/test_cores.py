@@ -109,7 +109,7 @@ import logging, os, sys
 from pathlib import Path
 logging.basicConfig(format="%(message)s", level=logging.INFO, stream=sys.stdout)
 from reranker_serve import loader
-from reranker_serve.settings import load_settings
+from reranker_serve.environment import load_settings
 
 settings = {"RERANKER_MODEL_PATH": sys.argv[1], "RERANKER_USE_FP16": "false", "RERANKER_WORKERS": sys.argv[2]}
 os.sched_getaffinity = lambda _: set(range(6))

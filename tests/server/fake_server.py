@@ -22,10 +22,10 @@ from fastapi import FastAPI
 
 from reranker_serve import server
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
+from reranker_serve.environment import load_settings
 from reranker_serve.errors import BackendLost, OutOfMemory, RerankerError
 from reranker_serve.process import SharedFlag
 from reranker_serve.server import serve, worker_application
-from reranker_serve.settings import load_settings
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.types import EncodedItem, FloatArray, Scorer
 

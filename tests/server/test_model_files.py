@@ -25,7 +25,7 @@ MODEL = "somebody/reranker"
 LOCATE = """
 from reranker_serve.errors import StartupError
 from reranker_serve.model_files.find import locate
-from reranker_serve.settings import load_settings
+from reranker_serve.environment import load_settings
 try:
     files = locate(load_settings()[0])
     print(files.folder, files.revision)
@@ -34,7 +34,7 @@ except StartupError as error:
 """
 OPEN = """
 from reranker_serve.model_files.find import opened
-from reranker_serve.settings import load_settings
+from reranker_serve.environment import load_settings
 with opened(load_settings()[0]) as files:
     print(sorted(path.name for path in files.folder.iterdir()))
 """

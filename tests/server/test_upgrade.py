@@ -123,7 +123,7 @@ def test_java_with_default_settings_is_answered(server: Server, tmp_path: Path) 
 APPLICATION = """
 from fake_server import scorer
 from reranker_serve.app import create_app
-from reranker_serve.settings import load_settings
+from reranker_serve.environment import load_settings
 app = create_app(load_settings()[0], scorer())
 """
 # The settings come as for `reranker-serve`; where to listen is uvicorn's own.
