@@ -66,6 +66,7 @@ def create_app(
         await asyncio.to_thread(tracing.close)
 
     app = _application(settings.enable_docs, lifespan)
+    app.state.lifecycle, app.state.metrics = lifecycle, metrics  # for the process around it
     dialects = DialectTable(DIALECTS)
     add_rerank_routes(app, dialects, lifecycle.serving)
     add_probe_routes(app, lifecycle, settings, metrics)

@@ -58,6 +58,11 @@ def worker_process(others_serve: SharedFlag) -> Process:
     return Process(_end_failed_start, _end_dead_process, _stop_signals, False, ready)
 
 
+def supervised_process() -> Process:
+    """A process of a program that sends its own signals, sees how it ends, and starts another."""
+    return Process(on_death=_end_dead_process)
+
+
 def end_beside_threads() -> None:
     """End the process with success now, if a thread runs on that nobody waits for: it loads, or computes too long.
 

@@ -130,6 +130,11 @@ class Engine:
         with self._changed:
             return self._admission.seconds
 
+    def seconds(self, tokens: float) -> float:
+        """What so many take by the measured speed; 0 as long as nothing was measured."""
+        with self._changed:
+            return self._admission.pace.seconds(tokens)
+
     @contextmanager
     def admitted(self, promise: Promise, least: int) -> Iterator[Promise]:
         """A request is let in, of about as many tokens as promised and `least` at least; it leaves at the end.

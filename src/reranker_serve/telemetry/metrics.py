@@ -86,6 +86,12 @@ def counted(counter: Counter) -> int:
     return int(next(sample.value for metric in counter.collect() for sample in metric.samples))
 
 
+def summed(histogram: Histogram) -> float:
+    """The sum of what this process alone has observed, over all labels."""
+    samples = (sample for metric in histogram.collect() for sample in metric.samples)
+    return sum(sample.value for sample in samples if sample.name.endswith("_sum"))
+
+
 def _forget_dead_workers(folder: Path) -> None:
     """Gauges of a worker that crashed must not count for ever."""
     for path in folder.glob("gauge_live*_*.db"):

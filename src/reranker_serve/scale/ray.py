@@ -1,0 +1,117 @@
+"""The application on a Ray cluster: `serve run reranker_serve.scale.ray:app replicas=2 num_gpus=1`.
+
+Settings are those of the environment, as everywhere; the arguments say how many replicas there are, and what each has.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+
+from reranker_serve.environment import load_settings
+from reranker_serve.errors import SettingsError
+from reranker_serve.loader import load as load_model
+from reranker_serve.process import LAST_REPLIES_S
+from reranker_serve.scale.autoscaler import WaitingSecondsPolicy
+from reranker_serve.scale.replica import Load, Replica
+from reranker_serve.scale.router import WaitingSecondsRouter
+from reranker_serve.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+NAME = "Reranker"
+# Requests that Ray lets into one replica at once. What is too much is for the replica to say, which knows what each
+# costs, and when to come again: beyond this Ray would let them wait unseen, and with its `max_queued_requests` answer
+# 503. No more than threads and memory of a process can bear, whatever comes.
+MAX_ONGOING = 10_000
+# Ray asks a replica how it is; a process that ended is seen then.
+_HEALTH_CHECK_S = 2.0
+# What is told ten seconds late is told too late to scale by.
+_LOOK_BACK_S = 10.0
+
+
+class Arguments(BaseModel):
+    """What the application takes on the command line, and as `args` of a Serve configuration."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    replicas: int = Field(1, ge=0, description="replicas; the least there are, with `max_replicas`; 0: none when idle")
+    max_replicas: int | None = Field(None, ge=1, description="most replicas; with it their number follows the load")
+    num_cpus: float = Field(1.0, ge=0, description="cores of a replica, and its threads on a CPU")
+    num_gpus: float = Field(0.0, ge=0, description="GPUs of a replica, all used by it; below 1: a share of one")
+    target_seconds: float = Field(10.0, gt=0, description="seconds of computing that may wait in each replica")
+    up_delay: float = Field(20.0, ge=0, description="seconds for which more must be wanted before there are more")
+    down_delay: float = Field(300.0, ge=0, description="seconds for which fewer must be wanted before there are fewer")
+    to_zero_delay: float = Field(1800.0, ge=0, description="seconds without a request before the last one goes")
+    report_seconds: float = Field(2.0, gt=0, description="seconds between two reports of a replica to the proxies")
+
+    @model_validator(mode="after")
+    def _makes_sense(self) -> Self:
+        if self.max_replicas is None and self.replicas == 0:
+            raise ValueError("replicas=0 needs max_replicas, the most there may be when requests come")
+        if self.max_replicas is not None and self.max_replicas < self.replicas:
+            raise ValueError(f"max_replicas={self.max_replicas} is below replicas={self.replicas}")
+        return self
+
+    @property
+    def autoscaling(self) -> AutoscalingConfig | None:
+        """None: there are always as many replicas."""
+        if self.max_replicas is None:
+            return None
+        names = ("target_seconds", "up_delay", "down_delay", "to_zero_delay")
+        scaling = {"least": self.replicas, "most": self.max_replicas} | {name: getattr(self, name) for name in names}
+        return AutoscalingConfig(
+            min_replicas=self.replicas,
+            max_replicas=self.max_replicas,
+            look_back_period_s=_LOOK_BACK_S,
+            upscale_delay_s=0,
+            downscale_delay_s=0,
+            policy=AutoscalingPolicy(policy_function=WaitingSecondsPolicy, policy_kwargs=scaling),
+        )
+
+
+def app(arguments: Arguments) -> Application:
+    """What `serve run`, `serve build` and `serve deploy` build. Raises `SettingsError` with one line."""
+    settings, warnings = load_settings()
+    for warning in warnings:
+        logger.warning("%s", warning)
+    return application(arguments, settings)
+
+
+def application(arguments: Arguments, settings: Settings, load: Load = load_model) -> Application:
+    """Replicas that serve what `load` makes of the settings. Raises `SettingsError`."""
+    count: dict[str, Any] = {"autoscaling_config": arguments.autoscaling}
+    if arguments.autoscaling is None:
+        count = {"num_replicas": arguments.replicas}
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name=NAME,
+        ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
+        max_ongoing_requests=MAX_ONGOING,
+        max_queued_requests=-1,
+        health_check_period_s=_HEALTH_CHECK_S,
+        # A replica that is to go gets nothing new; Ray looks after each of these whether all is answered.
+        graceful_shutdown_wait_loop_s=settings.drain_delay,
+        graceful_shutdown_timeout_s=settings.drain_delay + settings.drain_timeout + LAST_REPLIES_S,
+        request_router_config=RequestRouterConfig(
+            request_router_class=WaitingSecondsRouter, request_routing_stats_period_s=arguments.report_seconds
+        ),
+        **count,
+    )
+    return deployment.bind(_placed(settings, arguments), load)
+
+
+def _placed(settings: Settings, arguments: Arguments) -> Settings:
+    """The settings of one replica: one process, on what Ray gives it."""
+    device, threads = settings.device, settings.cpu_threads
+    if not arguments.num_gpus:
+        if device and device.startswith("cuda"):
+            raise SettingsError(f"RERANKER_DEVICE={device} needs replicas with GPUs: give num_gpus=1 or more")
+        device = device or "cpu"
+        threads = threads or max(1, int(arguments.num_cpus))
+    return settings.model_copy(update={"workers": 1, "device": device, "cpu_threads": threads})

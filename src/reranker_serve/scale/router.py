@@ -1,0 +1,80 @@
+"""Ray Serve's choice of a replica, by seconds of waiting work instead of by requests."""
+
+from __future__ import annotations
+
+import pickle
+import time
+from typing import Any
+
+from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
+
+from reranker_serve.scale.policy import Report, Routing
+from reranker_serve.scale.traffic import BUSY, MADE, PACE, WAITING, body_length
+
+
+class WaitingSecondsRouter(RequestRouter):
+    """One lives in each proxy. Ranks replicas as `Routing` does; the work of a request is the bytes of its body.
+
+    Ray takes the first replica that answers; it would take the one with the fewest requests of several of one rank, so
+    each has a rank of its own.
+    """
+
+    def initialize_state(self, **_: Any) -> None:
+        self._routing: Routing[ReplicaID] = Routing()
+        self._made: dict[ReplicaID, float] = {}
+        self._mean_length = 0.0
+
+    async def choose_replicas(
+        self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
+    ) -> list[list[RunningReplica]]:
+        now = time.monotonic()
+        by_id = {replica.replica_id: replica for replica in candidate_replicas}
+        for replica in candidate_replicas:
+            self._take_report(replica, now)
+        length = self._length(pending_request)
+        best_first = self._routing.choose(list(by_id), length, now)
+        if pending_request is not None and best_first:
+            # Now, and not when the replica has answered: who is routed meanwhile must know.
+            self._routing.sent(best_first[0], pending_request.metadata.internal_request_id, length, now)
+        return [[by_id[one]] for one in best_first]
+
+    def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
+        self._routing.done(replica_id, internal_request_id)
+
+    def on_replica_actor_died(self, replica_id: ReplicaID) -> None:
+        super().on_replica_actor_died(replica_id)
+        self._forget(replica_id)
+
+    def update_replicas(self, replicas: list[RunningReplica]) -> None:
+        for replica_id in self._made.keys() - {replica.replica_id for replica in replicas}:
+            self._forget(replica_id)
+        super().update_replicas(replicas)
+
+    def _forget(self, replica_id: ReplicaID) -> None:
+        self._made.pop(replica_id, None)
+        self._routing.gone(replica_id)
+
+    def _take_report(self, replica: RunningReplica, now: float) -> None:
+        told = replica.routing_stats
+        if told and told[MADE] != self._made.get(replica.replica_id):
+            self._made[replica.replica_id] = told[MADE]
+            self._routing.report(replica.replica_id, Report(now, told[WAITING], told[PACE], told[BUSY]))
+
+    def _length(self, pending: PendingRequest | None) -> float:
+        """Bytes of the request's body; the mean of late where they cannot be told."""
+        length = _told_length(pending)
+        if length is None:
+            return self._mean_length
+        self._mean_length += 0.05 * (length - self._mean_length)
+        return length
+
+
+def _told_length(pending: PendingRequest | None) -> int | None:
+    """A request through a proxy is pickled by the proxy, in the same process."""
+    if pending is None or not pending.args or not isinstance(pending.args[0], bytes):
+        return None
+    scope = getattr(pickle.loads(pending.args[0]), "asgi_scope", None)
+    if scope is None:
+        return None
+    length = body_length(scope)
+    return 0 if length is None and scope.get("method") != "POST" else length

@@ -1,0 +1,84 @@
+"""What a replica measures of its own traffic, so that others can weigh a request by its length. Pure: no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+Scope = MutableMapping[str, Any]
+Message = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+Application = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+# What is reported: seconds that wait, seconds that a byte of a request takes, the share of time in which it computed.
+WAITING, PACE, BUSY = "waiting_seconds", "seconds_per_byte", "busy"
+# When a report was made, by the replica's own clock: two that say the same are one.
+MADE = "made"
+
+# Before anything came: as if English prose had come, so many bytes of it.
+_FIRST_TOKENS_PER_BYTE = 0.3
+_FIRST_BYTES = 50_000.0
+# Bytes after which what came before counts half.
+_REMEMBERED = 1_000_000.0
+
+
+class Traffic:
+    """Tokens that were computed for a byte of what callers post, of late. Known pairs cost none, and count as none."""
+
+    def __init__(self) -> None:
+        self._bytes = _FIRST_BYTES
+        self._tokens = _FIRST_BYTES * _FIRST_TOKENS_PER_BYTE
+        self._posted = 0
+        self._seen = 0.0
+
+    def posted(self, length: int) -> None:
+        """A body of so many bytes comes in."""
+        self._posted += length
+
+    def computed(self, tokens: float) -> None:
+        """The model has read so many tokens since it was loaded."""
+        if self._bytes > _REMEMBERED:
+            self._bytes, self._tokens = self._bytes / 2, self._tokens / 2
+        self._bytes += self._posted
+        self._tokens += tokens - self._seen
+        self._posted, self._seen = 0, tokens
+
+    @property
+    def tokens_per_byte(self) -> float:
+        return self._tokens / self._bytes
+
+
+class Share:
+    """Of the time between two looks, the share that was computed in."""
+
+    def __init__(self, now: float) -> None:
+        self._at = now
+        self._tokens = 0.0
+
+    def look(self, tokens: float, seconds_per_token: float, now: float) -> float:
+        """0 to 1, where the model has read so many tokens since it was loaded."""
+        passed, read = now - self._at, tokens - self._tokens
+        self._at, self._tokens = now, tokens
+        return min(1.0, read * seconds_per_token / passed) if passed > 0 else 0.0
+
+
+class CountBytes:
+    """Tells `traffic` how long the bodies are that come in, as their headers say."""
+
+    def __init__(self, app: Application, traffic: Traffic) -> None:
+        self._app = app
+        self._traffic = traffic
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            self._traffic.posted(body_length(scope) or 0)
+        await self._app(scope, receive, send)
+
+
+def body_length(scope: Scope) -> int | None:
+    """Bytes of a request's body as its header says; None if it does not."""
+    for name, value in scope["headers"]:
+        if name == b"content-length":
+            return int(value) if value.isdigit() else None
+    return None
