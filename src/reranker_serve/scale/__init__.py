@@ -1,1 +1,1 @@
-"""More than one machine: what runs the application as replicas of a fleet."""
+"""Many replicas: what runs the application as one of them, which a request goes to, and how many there should be."""
