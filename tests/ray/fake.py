@@ -1,30 +1,44 @@
-"""The fleet's application over the fake model, for a cluster's processes to import.
-
-FAKE_PIDS is a folder in which each replica leaves a file named by its process. FAKE_SECONDS is what a token takes.
-"""
+"""A fleet over the fake model, for the processes of a cluster to import."""
 
 from __future__ import annotations
 
 import os
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from ray.serve import Application
 
-from reranker_serve.backends.fake import FakeBackend, fake_scorer
+from reranker_serve.backends.fake import fake_scorer
 from reranker_serve.scale.ray import Arguments, application
 from reranker_serve.settings import Settings
 from reranker_serve.types import Scorer, count_tokens
+from tests.conftest import fake_settings
+from tests.server.fake_server import FaultyBackend
 
 
-def load(settings: Settings) -> Scorer:
-    """As slow as told, of a machine and of a model that is being loaded."""
-    time.sleep(float(os.environ.get("FAKE_LOADING", "0")))
-    (Path(os.environ["FAKE_PIDS"]) / str(os.getpid())).write_text(settings.model_name)
-    seconds = float(os.environ.get("FAKE_SECONDS", "0"))
-    backend = FakeBackend(lambda items: time.sleep(seconds * count_tokens(items)), batch_token_cap=256)
-    return fake_scorer(backend)
+def load(settings: Settings, pids: Path, token: float, loading: float, named: bool) -> Scorer:
+    """Takes `loading` seconds, and then leaves a file in `pids` that is named by the process, as is the model if it is
+    to be. A token is computed in `token` seconds.
+    """
+    time.sleep(loading)
+    (pids / str(os.getpid())).touch()
+    backend = FaultyBackend(lambda items: time.sleep(token * count_tokens(items)), batch_token_cap=256)
+    scorer = fake_scorer(backend)
+    name = f"process-{os.getpid()}" if named else settings.model_name
+    return replace(scorer, info=replace(scorer.info, name=name), warm_up=(1000, 1000 * token) if token else None)
 
 
-def fleet(settings: Settings, **arguments: object) -> Application:
-    return application(Arguments.model_validate({"num_cpus": 0.1, **arguments}), settings, load)
+def fleet(
+    pids: Path,
+    settings: dict[str, str],
+    token: float = 0.0,
+    loading: float = 0.0,
+    named: bool = False,
+    **arguments: object,
+) -> Application:
+    """`arguments` are those of the application."""
+    given = Arguments.model_validate({"num_cpus": 0.1, "report_seconds": 0.5, **arguments})
+    loader = partial(load, pids=pids, token=token, loading=loading, named=named)
+    return application(given, fake_settings(**{"model_name": "fake", "drain_delay": "0.5", **settings}), loader)

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from reranker_serve.app import create_app
 from reranker_serve.loader import load as load_model
 from reranker_serve.process import supervised_process
-from reranker_serve.scale.traffic import BUSY, MADE, PACE, WAITING, CountBytes, Share, Traffic
+from reranker_serve.scale.traffic import BUSY, MADE, PACE, WAITING, BehindProxy, Share, Traffic
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.logs import configure_logging
 from reranker_serve.telemetry.metrics import summed
@@ -36,7 +36,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(self._settings, self._scorer, supervised_process())
-        app.add_middleware(CountBytes, traffic=self._traffic)
+        app.add_middleware(BehindProxy, traffic=self._traffic)
         self._lifecycle, self._metrics = app.state.lifecycle, app.state.metrics
         return app
 

@@ -22,6 +22,8 @@ _FIRST_BYTES = 50_000.0
 # Bytes after which what came before counts half.
 _REMEMBERED = 1_000_000.0
 
+_ID = b"x-request-id"
+
 
 class Traffic:
     """Tokens that were computed for a byte of what callers post, of late. Known pairs cost none, and count as none."""
@@ -63,17 +65,25 @@ class Share:
         return min(1.0, read * seconds_per_token / passed) if passed > 0 else 0.0
 
 
-class CountBytes:
-    """Tells `traffic` how long the bodies are that come in, as their headers say."""
+class BehindProxy:
+    """Tells `traffic` how long the bodies are that come in, as their headers say.
+
+    Ray's proxy adds the request's id to a reply, whether it is there or not: here it is taken out.
+    """
 
     def __init__(self, app: Application, traffic: Traffic) -> None:
         self._app = app
         self._traffic = traffic
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [header for header in message["headers"] if header[0].lower() != _ID]
+            await send(message)
+
         if scope["type"] == "http":
             self._traffic.posted(body_length(scope) or 0)
-        await self._app(scope, receive, send)
+        await self._app(scope, receive, without_id)
 
 
 def body_length(scope: Scope) -> int | None:
