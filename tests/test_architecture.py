@@ -122,6 +122,7 @@ def test_only_the_settings_read_the_environment() -> None:
         "environment.py",
         "loader.py",
         "model_files/find.py",
+        "scale/ray.py",
         "server.py",
         "workers.py",
         "cli.py",
@@ -182,6 +183,11 @@ def test_files_and_functions_stay_small() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 70, f"{path}: {node.name}"
+
+
+def test_ray_is_known_in_four_files_alone() -> None:
+    knowing = {str(path.relative_to(PACKAGE)) for path in MODULES if "ray" in {n.split(".")[0] for n in imports(path)}}
+    assert knowing == {"scale/autoscaler.py", "scale/ray.py", "scale/ray_metrics.py", "scale/router.py"}
 
 
 def test_the_policy_of_a_fleet_needs_nothing_but_the_standard_library() -> None:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from tests.server.processes import free_port
 pytest.importorskip("ray", reason="Ray is not installed: ./test.sh --ray")
 
 # Before ray is imported. Nothing is sent anywhere, and no file is left at home.
-os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled", "RAY_DEDUP_LOGS": "0"}
+os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 
 import ray
 from ray import serve
@@ -27,8 +28,12 @@ from ray import serve
 from tests.ray.fake import fleet
 
 ROOT = Path(__file__).parents[2]
+NAME = "reranker"
 # Starting a process takes a second on an idle machine and ten on a busy one.
 PATIENCE_S = 120.0
+
+# Ray's choice between its own proxy and HAProxy, which is made when a cluster starts.
+HAPROXY = os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
 
 full = pytest.mark.skipif(os.environ.get("RAY_TESTS") == "short", reason="takes long: RAY_TESTS=short")
 
@@ -50,7 +55,7 @@ class Fleet:
     def deploy(self, **how: object) -> None:
         """Deploy, or update what is deployed, and wait until it serves; `how` is as in `fleet`."""
         settings = how.pop("settings", {})
-        serve.run(fleet(self.pids, settings, **how), name="reranker", blocking=False)
+        serve.run(fleet(self.pids, settings, **how), name=NAME)
 
     def replicas(self) -> set[int]:
         """Processes of replicas that loaded their model and are alive."""
@@ -73,21 +78,37 @@ def _alive(pid: int) -> bool:
         return False
 
 
+@dataclass(frozen=True)
+class Cluster:
+    """A proxy, Ray's own metrics, and where Ray's tools find it."""
+
+    url: str
+    metrics: str
+    address: str
+
+
 @pytest.fixture(scope="session")
-def address() -> Iterator[str]:
-    """Of a cluster's proxy."""
+def ray_cluster() -> Iterator[Cluster]:
     os.environ["PYTHONPATH"] = f"{ROOT / 'src'}:{ROOT}"
-    port = free_port()
-    ray.init(num_cpus=8, include_dashboard=False, object_store_memory=100 * 2**20, log_to_driver=False)
-    try:
-        serve.start(http_options={"host": "127.0.0.1", "port": port})
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        serve.shutdown()
-        ray.shutdown()
+    port, metrics = free_port(), free_port()
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        started = ray.init(
+            num_cpus=8,
+            include_dashboard=False,
+            object_store_memory=100 * 2**20,
+            log_to_driver=False,
+            _metrics_export_port=metrics,
+            _temp_dir=folder,
+        )
+        try:
+            serve.start(http_options={"host": "127.0.0.1", "port": port})
+            yield Cluster(f"http://127.0.0.1:{port}", f"http://127.0.0.1:{metrics}/metrics", started["gcs_address"])
+        finally:
+            serve.shutdown()
+            ray.shutdown()
 
 
 @pytest.fixture
-def cluster(address: str, tmp_path: Path) -> Iterator[Fleet]:
-    yield Fleet(address, tmp_path)
-    serve.delete("reranker")
+def cluster(ray_cluster: Cluster, tmp_path: Path) -> Iterator[Fleet]:
+    yield Fleet(ray_cluster.url, tmp_path)
+    serve.delete(NAME)

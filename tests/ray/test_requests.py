@@ -10,9 +10,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
+import pytest
 
 from tests.api.record_golden import CHANGING
-from tests.ray.conftest import Fleet, until
+from tests.ray.conftest import HAPROXY, Cluster, Fleet, until
 
 GOLDEN = [json.loads(path.read_text()) for path in sorted((Path(__file__).parents[1] / "api/golden").glob("*.json"))]
 KEY = "local"
@@ -69,6 +70,7 @@ def test_documents_of_a_client_that_went_away_are_not_computed(cluster: Fleet) -
     assert cluster.post(documents(2)).status_code == 200
 
 
+@pytest.mark.skipif(HAPROXY, reason="HAProxy counts connections")
 def test_small_requests_do_not_go_where_a_large_one_is_computed(cluster: Fleet) -> None:
     """A router that counts requests would send half of them there."""
     cluster.deploy(replicas=2, token=0.001, named=True, settings={"cache_entries": "0"})
@@ -79,3 +81,20 @@ def test_small_requests_do_not_go_where_a_large_one_is_computed(cluster: Fleet) 
         small = [cluster.post(documents(3)).json()["model"] for _ in range(20)]
         assert not large.done()
         assert set(small) == {name for name in small if name != large.result().json()["model"]}
+
+
+def test_the_metrics_of_each_replica_are_among_those_of_ray(cluster: Fleet, ray_cluster: Cluster) -> None:
+    cluster.deploy(replicas=2)
+    asked = 20
+    for _ in range(asked):
+        assert cluster.post(documents(2)).status_code == 200
+
+    def counted() -> list[float]:
+        """Requests of each replica."""
+        lines = httpx.get(ray_cluster.metrics, timeout=60).text.splitlines()
+        found = [line for line in lines if line.startswith("ray_reranker_requests_total{")]
+        assert all('deployment="Reranker"' in line and 'replica="' in line for line in found)
+        return [float(line.rsplit(" ", 1)[1]) for line in found]
+
+    until(lambda: sum(counted()) == asked)
+    assert len(counted()) == 2

@@ -6,18 +6,22 @@ Settings are those of the environment, as everywhere; the arguments say how many
 from __future__ import annotations
 
 import logging
+import os
 from typing import Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from fastapi import FastAPI
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from ray import serve
 from ray.serve import Application
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy, RequestRouterConfig
+from ray.serve.schema import LoggingConfig
 
 from reranker_serve.environment import load_settings
 from reranker_serve.errors import SettingsError
 from reranker_serve.loader import load as load_model
 from reranker_serve.process import LAST_REPLIES_S
 from reranker_serve.scale.autoscaler import WaitingSecondsPolicy
+from reranker_serve.scale.ray_metrics import RayMetrics
 from reranker_serve.scale.replica import Load, Replica
 from reranker_serve.scale.router import WaitingSecondsRouter
 from reranker_serve.settings import Settings
@@ -31,6 +35,20 @@ NAME = "Reranker"
 MAX_ONGOING = 10_000
 # Ray asks a replica how it is; a process that ended is seen then.
 _HEALTH_CHECK_S = 2.0
+
+
+class RayReplica(Replica):
+    """Its metrics are among Ray's as well."""
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        app = super().__serve_build_asgi_app__()
+        self._ray_metrics = RayMetrics(app.state.metrics) if self._settings.enable_metrics else None
+        return app
+
+    def record_routing_stats(self) -> dict[str, float]:
+        if self._ray_metrics:
+            self._ray_metrics.copy()
+        return super().record_routing_stats()
 
 
 class Arguments(BaseModel):
@@ -75,35 +93,54 @@ class Arguments(BaseModel):
         )
 
 
-def app(arguments: Arguments) -> Application:
-    """What `serve run`, `serve build` and `serve deploy` build. Raises `SettingsError` with one line."""
+def app(arguments: dict[str, Any]) -> Application:
+    """What `serve run` and a configuration build, with `Arguments` by name. Raises `SettingsError` with one line."""
+    try:
+        given = Arguments.model_validate(arguments)
+    except ValidationError as error:
+        raise SettingsError(_one_line(error)) from None
     settings, warnings = load_settings()
     for warning in warnings:
         logger.warning("%s", warning)
-    return application(arguments, settings)
+    return application(given, settings)
 
 
 def application(arguments: Arguments, settings: Settings, load: Load = load_model) -> Application:
     """Replicas that serve what `load` makes of the settings. Raises `SettingsError`."""
-    count: dict[str, Any] = {"autoscaling_config": arguments.autoscaling}
-    if arguments.autoscaling is None:
-        count = {"num_replicas": arguments.replicas}
+    autoscaling = arguments.autoscaling
+    count = {"num_replicas": arguments.replicas} if autoscaling is None else {"autoscaling_config": autoscaling}
     deployment = serve.deployment(
-        serve.ingress()(Replica),
+        serve.ingress()(RayReplica),
         name=NAME,
         ray_actor_options={"num_cpus": arguments.num_cpus, "num_gpus": arguments.num_gpus},
         max_ongoing_requests=MAX_ONGOING,
         max_queued_requests=-1,
+        logging_config=LoggingConfig(enable_access_log=False),  # the application has its own
         health_check_period_s=_HEALTH_CHECK_S,
         # A replica that is to go gets nothing new; Ray looks after each of these whether all is answered.
         graceful_shutdown_wait_loop_s=settings.drain_delay,
-        graceful_shutdown_timeout_s=settings.drain_delay + settings.drain_timeout + LAST_REPLIES_S,
-        request_router_config=RequestRouterConfig(
-            request_router_class=WaitingSecondsRouter, request_routing_stats_period_s=arguments.report_seconds
-        ),
+        graceful_shutdown_timeout_s=_drain_seconds(settings),
+        request_router_config=_routing(arguments.report_seconds),
         **count,
     )
     return deployment.bind(_placed(settings, arguments), load)
+
+
+def _drain_seconds(settings: Settings) -> float:
+    """Until a replica that is to go is ended, whatever it does."""
+    # HAProxy may send for so long to who is to go.
+    late = float(os.environ.get("RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S", "30")) if _behind_haproxy() else 0.0
+    return late + settings.drain_delay + settings.drain_timeout + LAST_REPLIES_S
+
+
+def _routing(report_seconds: float) -> RequestRouterConfig:
+    """HAProxy chooses by itself, and Ray refuses another router beside it."""
+    router = {} if _behind_haproxy() else {"request_router_class": WaitingSecondsRouter}
+    return RequestRouterConfig(request_routing_stats_period_s=report_seconds, **router)
+
+
+def _behind_haproxy() -> bool:
+    return os.environ.get("RAY_SERVE_ENABLE_HA_PROXY") == "1"
 
 
 def _placed(settings: Settings, arguments: Arguments) -> Settings:
@@ -115,3 +152,11 @@ def _placed(settings: Settings, arguments: Arguments) -> Settings:
         device = device or "cpu"
         threads = threads or max(1, int(arguments.num_cpus))
     return settings.model_copy(update={"workers": 1, "device": device, "cpu_threads": threads})
+
+
+def _one_line(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    reason = first["msg"].removeprefix("Value error, ")
+    if first["type"] == "extra_forbidden":
+        reason = f"there is no such argument; there are {', '.join(Arguments.model_fields)}"
+    return f"{'.'.join(map(str, first['loc']))}: {reason}" if first["loc"] else reason

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.samples import Sample
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
@@ -69,6 +71,11 @@ class Metrics:
         self.batch_tokens = Histogram(
             "reranker_batch_tokens", "Tokens in one forward pass.", buckets=_TOKENS, registry=registry
         )
+
+    def samples(self) -> Iterator[Sample]:
+        """What this process alone has now, but when each was created."""
+        for metric in self._registry.collect():
+            yield from (sample for sample in metric.samples if not sample.name.endswith("_created"))
 
     def render(self) -> bytes:
         """The Prometheus text format; with several workers, the sum of all."""
