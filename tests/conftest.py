@@ -6,6 +6,7 @@ import asyncio
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from importlib.util import find_spec
 from pathlib import Path
 
 import httpx
@@ -17,8 +18,8 @@ from reranker_serve.environment import load_settings
 from reranker_serve.settings import Settings
 from reranker_serve.types import EncodedItem
 
-# Real clients run in an environment of their own: ./test.sh --clients.
-collect_ignore = ["clients"]
+# These run in environments of their own: ./test.sh --clients, ./test.sh --ray.
+collect_ignore = ["clients"] if find_spec("ray") else ["clients", "ray"]
 
 Connect = Callable[..., AbstractAsyncContextManager[httpx.AsyncClient]]
 

@@ -17,8 +17,6 @@ import pytest
 
 from tests.server.processes import free_port
 
-pytest.importorskip("ray", reason="Ray is not installed: ./test.sh --ray")
-
 # Before ray is imported. Nothing is sent anywhere, and no file is left at home.
 os.environ |= {"RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled"}
 

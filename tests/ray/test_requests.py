@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from tests.api.record_golden import CHANGING
-from tests.ray.conftest import HAPROXY, Cluster, Fleet, until
+from tests.ray.conftest import HAPROXY, Cluster, Fleet, full, until
 
 GOLDEN = [json.loads(path.read_text()) for path in sorted((Path(__file__).parents[1] / "api/golden").glob("*.json"))]
 KEY = "local"
@@ -47,7 +47,7 @@ def test_too_much_is_answered_with_429_and_the_computed_time_to_come_again(clust
     """Never with Ray's own 503, however many requests wait."""
     cluster.deploy(replicas=2, token=0.002, settings={"max_queue_seconds": "2", "cache_entries": "0"})
     with ThreadPoolExecutor(60) as callers:
-        replies = list(callers.map(lambda _: cluster.post(documents(50)), range(60)))
+        replies = list(callers.map(lambda i: cluster.post(documents(20 + 2 * i)), range(60)))
     assert {reply.status_code for reply in replies} == {200, 429}
     refused = [reply for reply in replies if reply.status_code == 429]
     assert all("the server is overloaded" in reply.json()["error"]["message"] for reply in refused)
@@ -76,13 +76,14 @@ def test_small_requests_do_not_go_where_a_large_one_is_computed(cluster: Fleet) 
     cluster.deploy(replicas=2, token=0.001, named=True, settings={"cache_entries": "0"})
     until(lambda: len({cluster.post(documents(1)).json()["model"] for _ in range(4)}) == 2)
     with ThreadPoolExecutor(1) as callers:
-        large = callers.submit(cluster.post, documents(1000))
+        large = callers.submit(cluster.post, documents(600))
         time.sleep(0.5)
         small = [cluster.post(documents(3)).json()["model"] for _ in range(20)]
         assert not large.done()
         assert set(small) == {name for name in small if name != large.result().json()["model"]}
 
 
+@full
 def test_the_metrics_of_each_replica_are_among_those_of_ray(cluster: Fleet, ray_cluster: Cluster) -> None:
     cluster.deploy(replicas=2)
     asked = 20

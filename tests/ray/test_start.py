@@ -60,7 +60,14 @@ def test_the_configuration_deploys_the_model_with_the_scores_it_has_without_ray(
     variables = {environment_name(name): value for name, value in demo.items()}
     changed = {"args": {"replicas": 2}, "runtime_env": {"env_vars": variables}}
     file.write_text(yaml.safe_dump(CONFIGURATION | {"applications": [CONFIGURATION["applications"][0] | changed]}))
-    command = [str(Path(sys.executable).parent / "serve"), "run", "--non-blocking", "-a", ray_cluster.address, str(file)]
+    command = [
+        str(Path(sys.executable).parent / "serve"),
+        "run",
+        "--non-blocking",
+        "-a",
+        ray_cluster.address,
+        str(file),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=2 * PATIENCE_S, check=False)
     assert done.returncode == 0, done.stderr
     until(lambda: httpx.get(f"{ray_cluster.url}/ready", timeout=PATIENCE_S).status_code == 200)

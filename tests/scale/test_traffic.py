@@ -31,9 +31,7 @@ def test_a_time_without_requests_changes_nothing() -> None:
     assert traffic.tokens_per_byte == pytest.approx(before)
 
 
-@pytest.mark.parametrize(
-    ("tokens", "now", "share"), [(0, 2, 0.0), (1000, 2, 0.5), (4000, 2, 1.0), (1000, 0, 0.0)]
-)
+@pytest.mark.parametrize(("tokens", "now", "share"), [(0, 2, 0.0), (1000, 2, 0.5), (4000, 2, 1.0), (1000, 0, 0.0)])
 def test_the_share_of_time_that_was_computed_in(tokens: float, now: float, share: float) -> None:
     assert Share(0.0).look(tokens, 0.001, now) == share
 

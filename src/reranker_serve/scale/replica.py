@@ -21,6 +21,7 @@ from reranker_serve.types import Scorer
 
 Load = Callable[[Settings], Scorer]
 
+
 class Replica:
     """Raises `StartupError` where the model cannot be served: one line, which says what to do.
 

@@ -12,7 +12,7 @@ from reranker_serve.scale.policy import Report, Routing
 from reranker_serve.scale.traffic import BUSY, MADE, PACE, WAITING, body_length
 
 
-class WaitingSecondsRouter(RequestRouter):
+class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where Ray is not installed
     """One lives in each proxy. Ranks replicas as `Routing` does; the work of a request is the bytes of its body.
 
     Ray takes the first replica that answers; it would take the one with the fewest requests of several of one rank, so

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.samples import Sample
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+from prometheus_client.samples import Sample
 
 MULTIPROCESS_DIR = "PROMETHEUS_MULTIPROC_DIR"
 
