@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 import httpx
 import psutil
+import pytest
 
 from tests.ray.conftest import HAPROXY, Fleet, full, until
 
@@ -76,14 +77,16 @@ def test_a_killed_replica_takes_only_its_own_requests_and_comes_back(cluster: Fl
     assert all(begin < killed + 1 for begin, _, _ in load.failed)
 
 
-def test_a_rolling_update_under_load_loses_nothing(cluster: Fleet) -> None:
+@pytest.mark.parametrize("replicas", [2, pytest.param(1, marks=full)])
+def test_a_rolling_update_under_load_loses_nothing(cluster: Fleet, replicas: int) -> None:
+    """Where there is one replica, requests wait until the new one is loaded."""
     settings = {"cache_entries": "0"}
-    cluster.deploy(replicas=2, token=0.001, loading=0.5, settings=settings)
+    cluster.deploy(replicas=replicas, token=0.001, loading=0.5, settings=settings)
     before = cluster.replicas()
     with Load(cluster.url) as load:
         load.answered()
-        cluster.deploy(replicas=2, token=0.001, loading=0.5, settings={**settings, "max_documents": "11"})
-        until(lambda: len(cluster.replicas() - before) == 2 and not cluster.replicas() & before)
+        cluster.deploy(replicas=replicas, token=0.001, loading=0.5, settings={**settings, "max_documents": "11"})
+        until(lambda: len(cluster.replicas() - before) == replicas and not cluster.replicas() & before)
         load.answered()
     assert load.failed == []
 

@@ -173,3 +173,10 @@ def test_a_fleet_that_scales_has_its_delays_in_the_policy() -> None:
     assert (scaling.min_replicas, scaling.max_replicas) == (1, 5)
     assert (scaling.upscale_delay_s, scaling.downscale_delay_s) == (0, 0)
     assert scaling.policy.policy_kwargs["up_delay"] == 7
+
+
+def test_every_argument_is_documented() -> None:
+    page = (ROOT / "docs" / "ray.md").read_text()
+    for name, field in Arguments.model_fields.items():
+        default = "none" if field.default is None else f"`{field.default:g}`"
+        assert f"| `{name}` | {default} | {field.description} |" in page
