@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from tests.ray.conftest import HAPROXY, Fleet, full, until
 
 BODY = {"query": "blue whale", "documents": [f"the blue whale number {i}" for i in range(10)]}
+LONG = {"query": "blue whale", "documents": [f"the blue whale number {i}" for i in range(500)]}  # 4 s at 1 ms a token
 
 
 @dataclass
@@ -83,12 +85,15 @@ def test_a_rolling_update_under_load_loses_nothing(cluster: Fleet, replicas: int
     settings = {"cache_entries": "0"}
     cluster.deploy(replicas=replicas, token=0.001, loading=0.5, settings=settings)
     before = cluster.replicas()
-    with Load(cluster.url) as load:
+    with Load(cluster.url) as load, ThreadPoolExecutor(1) as callers:
         load.answered()
+        long = callers.submit(cluster.post, LONG)
+        time.sleep(0.5)
         cluster.deploy(replicas=replicas, token=0.001, loading=0.5, settings={**settings, "max_documents": "11"})
         until(lambda: len(cluster.replicas() - before) == replicas and not cluster.replicas() & before)
         load.answered()
     assert load.failed == []
+    assert long.result().status_code == 200
 
 
 @full
@@ -134,9 +139,10 @@ def test_replicas_come_with_the_load_and_go_after_it(cluster: Fleet) -> None:
     with Load(cluster.url, callers=30) as load:
         until(lambda: len(cluster.replicas()) == 3)
         load.answered()
-    until(lambda: len(cluster.replicas()) == 1)
-    assert load.failed == []
-    assert cluster.post(BODY).status_code == 200
+    with Load(cluster.url, callers=1) as after:
+        until(lambda: len(cluster.replicas()) == 1)
+        after.answered(3)
+    assert (load.failed, after.failed) == ([], [])
 
 
 @full

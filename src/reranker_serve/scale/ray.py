@@ -45,10 +45,10 @@ class RayReplica(Replica):
         self._ray_metrics = RayMetrics(app.state.metrics) if self._settings.enable_metrics else None
         return app
 
-    def record_routing_stats(self) -> dict[str, float]:
+    async def record_routing_stats(self) -> dict[str, float]:
         if self._ray_metrics:
             self._ray_metrics.copy()
-        return super().record_routing_stats()
+        return await super().record_routing_stats()
 
 
 class Arguments(BaseModel):

@@ -1,6 +1,6 @@
 """One process of a fleet: the whole application, with its model loaded before anything comes in.
 
-Imports nothing of what runs it; its methods have the names that Ray Serve calls.
+Imports nothing of what runs it; its methods have the names that Ray Serve calls, on the application's event loop.
 """
 
 from __future__ import annotations
@@ -41,17 +41,17 @@ class Replica:
         self._lifecycle, self._metrics = app.state.lifecycle, app.state.metrics
         return app
 
-    def check_health(self) -> None:
+    async def check_health(self) -> None:
         """Raises `RuntimeError` with the reason when only another process helps."""
         problem = self._lifecycle.problem()
         if problem is not None and problem.state in ("dead", "failed"):
             raise RuntimeError(problem.reason)
 
-    def record_routing_stats(self) -> dict[str, float]:
+    async def record_routing_stats(self) -> dict[str, float]:
         """What a router goes by."""
         return self._report(self._routed) | {MADE: time.time()}
 
-    def record_autoscaling_stats(self) -> dict[str, float]:
+    async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the number of replicas goes by."""
         return self._report(self._scaled)
 

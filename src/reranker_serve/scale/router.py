@@ -62,15 +62,15 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
 
     def _length(self, pending: PendingRequest | None) -> float:
         """Bytes of the request's body; the mean of late where they cannot be told."""
-        length = _told_length(pending)
+        length = told_length(pending)
         if length is None:
             return self._mean_length
         self._mean_length += 0.05 * (length - self._mean_length)
         return length
 
 
-def _told_length(pending: PendingRequest | None) -> int | None:
-    """A request through a proxy is pickled by the proxy, in the same process."""
+def told_length(pending: PendingRequest | None) -> int | None:
+    """What the header of a request says, which the proxy, in this same process, has pickled; None if nothing does."""
     if pending is None or not pending.args or not isinstance(pending.args[0], bytes):
         return None
     scope = getattr(pickle.loads(pending.args[0]), "asgi_scope", None)

@@ -1,0 +1,38 @@
+"""What the router knows of a request before its body is there."""
+
+from __future__ import annotations
+
+import pickle
+from types import SimpleNamespace
+
+import pytest
+from ray.serve._private.common import StreamingHTTPRequest
+
+from reranker_serve.scale.router import told_length
+
+
+def pending(method: str, headers: list[tuple[bytes, bytes]]) -> SimpleNamespace:
+    """As Ray's proxy makes it."""
+    scope = {"type": "http", "method": method, "headers": headers}
+    return SimpleNamespace(args=[pickle.dumps(StreamingHTTPRequest(scope, proxy_actor_name="proxy"))])
+
+
+@pytest.mark.parametrize(
+    ("method", "headers", "length"),
+    [
+        ("POST", [(b"host", b"a"), (b"content-length", b"1200")], 1200),
+        ("POST", [(b"transfer-encoding", b"chunked")], None),
+        ("GET", [(b"host", b"a")], 0),
+    ],
+)
+def test_the_length_is_what_the_header_says(
+    method: str, headers: list[tuple[bytes, bytes]], length: int | None
+) -> None:
+    assert told_length(pending(method, headers)) == length
+
+
+def test_what_did_not_come_through_a_proxy_has_no_length() -> None:
+    assert told_length(None) is None
+    assert told_length(SimpleNamespace(args=[])) is None
+    assert told_length(SimpleNamespace(args=["text"])) is None
+    assert told_length(SimpleNamespace(args=[pickle.dumps(1)])) is None
