@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from itertools import count
 from random import Random
 
 import pytest
 
-from reranker_serve.scale.policy import Report, Routing, Scaling
+from reranker_serve.scale.policy import Report, Routing, Scaling, share
 
 A, B, C = "a", "b", "c"
 
@@ -98,31 +97,47 @@ def test_of_very_many_some_are_looked_at() -> None:
     assert len(set(ranked)) == len(ranked) == 32
 
 
-def with_others(share: float, age: float) -> Routing[str]:
-    """Three replicas of 0, 1 and 20 s at `age` ago, to each of which others send `share` seconds a second."""
-    made = Routing[str](Random(1))
-    for second in range(200):
-        for name, waiting in ((A, 0.0), (B, 1.0), (C, 20.0)):
-            made.report(name, Report(float(second), waiting, pace=1.0, busy=share))
-    return made
+def test_what_has_no_answer_is_mostly_still_to_do_whatever_the_clock_says() -> None:
+    made = routing(a=0, b=5)
+    made.sent(A, 1, 10, 0)
+    assert made.choose([A, B], 1, 30) == [B, A]  # A should be done, and is not
+    made.done(A, 1)
+    made.done(A, 1)
+    made.sent(B, 2, 1, 30)
+    assert made.choose([A, B], 1, 30) == [A, B]
 
 
-def test_routers_that_see_the_same_reports_do_not_all_choose_the_same_replica() -> None:
-    made = with_others(0.8, 2)
-    chosen = Counter(made.choose([A, B, C], 1, 200.5)[0] for _ in range(1000))
-    # 0.5 s less is 0, 0.5 and 19.5 s; others sent 3 * 0.8 * 1.5 = 3.6 s since, which fill the first two up to 2.05.
-    assert 450 < chosen[A] < 700
-    assert chosen[A] + chosen[B] == 1000
+def test_away_is_nobody_asked_as_long_as_one_at_home_is_nearly_free() -> None:
+    made = routing(a=0.5, b=0.7, c=0)
+    made.settle([A, B])
+    made.sent("other", 1, 1, 0)  # a common request takes a second
+    assert made.choose([A, B, C], 1, 0) == [A, B]
+    made.settle([])
+    assert made.choose([A, B, C], 1, 0) == [C, A, B]
 
 
-def test_one_that_is_alone_takes_the_best() -> None:
-    made = Routing[str](Random(1))
-    requests = count()
-    for second in range(200):
-        for name, waiting in ((A, 0.0), (B, 1.0), (C, 20.0)):
-            made.report(name, Report(float(second), waiting, pace=1.0, busy=0.8))
-            made.sent(name, next(requests), 0.8, second + 0.5)
-    assert {made.choose([A, B, C], 1, 200.5)[0] for _ in range(100)} == {A}
+def test_away_must_be_ahead_by_a_common_request() -> None:
+    made = routing(a=3, b=2.5, c=0)
+    made.settle([A])
+    made.sent("other", 1, 1, 0)
+    assert made.choose([A, B, C], 1, 0) == [C, A, B]
+
+
+def test_a_home_of_which_nothing_is_left_means_all() -> None:
+    made = routing(a=2, b=1)
+    made.settle(["dead"])
+    assert made.choose([A, B], 1, 0) == [B, A]
+
+
+@pytest.mark.parametrize(("replicas", "routers"), [(10, 3), (3, 3), (7, 1), (2, 5), (0, 2)])
+def test_every_replica_is_home_to_a_router_and_every_router_has_one(replicas: int, routers: int) -> None:
+    homes = [share(range(replicas), router, routers) for router in range(routers)]
+    assert {one for home in homes for one in home} == set(range(replicas))
+    if replicas:
+        assert max(map(len, homes)) - min(map(len, homes)) <= 1
+        assert all(homes)
+    if routers <= replicas:
+        assert sum(map(len, homes)) == replicas
 
 
 # How many there should be.

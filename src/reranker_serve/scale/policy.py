@@ -17,8 +17,12 @@ Replica = TypeVar("Replica", bound=Hashable)
 
 # Of more candidates than these so many are looked at, drawn by chance: all of a thousand would take a millisecond.
 _LOOKED_AT = 32
-# What one report changes in what is thought to come from other routers.
-_SMOOTHING = 0.05
+# Of the work that a router sent and has no answer to, so much at least is still to be done, whatever the clock says.
+_LEFT_OF_OUT = 0.8
+# A replica that is not at home must be ahead by so many requests of common size: others send there unseen.
+_AWAY = 1.0
+# What one report or one request changes in what is common.
+_SMOOTHING = 0.02
 # Seconds after which what was busy counts no more than a third: requests that come by chance are no trend.
 _REMEMBERED_S = 60.0
 
@@ -44,110 +48,124 @@ class _Known:
     """What one router knows of a replica: its last report, and what it has itself sent."""
 
     report: Report | None = None
-    waiting: float = 0.0  # seconds, as of the time `since`
+    reported: float = 0.0  # seconds, as of the time `since`: by the report and what was sent after it
     since: float = 0.0
     sent: deque[tuple[float, float]] = field(default_factory=deque)  # time and seconds, after the report
     out: dict[Hashable, float] = field(default_factory=dict)  # seconds of each request that is not answered yet
+    out_seconds: float = 0.0
 
-    def at(self, now: float) -> float:
+    def waiting(self, now: float) -> float:
         """Seconds that wait there, as far as this router can know."""
-        return max(0.0, self.waiting - max(0.0, now - self.since))
+        return max(self.reported - max(0.0, now - self.since), _LEFT_OF_OUT * self.out_seconds, 0.0)
 
-    def add(self, seconds: float, now: float) -> None:
-        self.waiting = self.at(now) + seconds
-        self.since = max(now, self.since)
-
-    def begin(self, report: Report) -> float:
-        """Go on from a newer report; returns the seconds that were sent between it and the one before."""
-        between = 0.0
+    def begin(self, report: Report) -> None:
+        """Go on from a newer report."""
         while self.sent and self.sent[0][0] <= report.at:
-            between += self.sent.popleft()[1]
-        self.report, self.since, self.waiting = report, report.at, report.waiting_seconds
+            self.sent.popleft()
+        self.report, self.since, self.reported = report, report.at, report.waiting_seconds
         for when, seconds in self.sent:
-            self.add(seconds, when)
-        return between
+            self._add(seconds, when)
+
+    def send(self, request: Hashable, seconds: float, now: float) -> None:
+        self._add(seconds, now)
+        self.sent.append((now, seconds))
+        self.out[request] = seconds
+        self.out_seconds += seconds
+
+    def end(self, request: Hashable) -> None:
+        self.out_seconds -= self.out.pop(request, 0.0)
+        if not self.out:
+            self.out_seconds = 0.0  # and nothing of what rounding left
+
+    def _add(self, seconds: float, now: float) -> None:
+        self.reported = max(0.0, self.reported - max(0.0, now - self.since)) + seconds
+        self.since = max(now, self.since)
 
 
 class Routing(Generic[Replica]):
-    """The choices of one router, which does not know what others send. Not thread-safe.
+    """The choices of one router, which does not see what others send. Not thread-safe.
 
-    A replica's waiting seconds are those of its last report, less the time since, and what this router has sent since.
-    What others have sent since is known in all only (what came to the replicas, less what this router sent them); it is
-    taken to have gone where least waited. Up to the level that it fills, chance decides, by the room below the level:
-    so routers that see the same reports do not all choose the same replica. A router that is alone takes the best.
+    A replica's waiting seconds are those of its last report, less the time since, and what this router has sent since;
+    and never less than most of what it has sent and has no answer to. What other routers send is not seen until the
+    next report. So where there are several, each should have some replicas for itself, its home; it goes elsewhere only
+    when these are busy.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
         self._dice = dice or Random()
         self._known: dict[Replica, _Known] = {}
-        self._others = 0.0  # seconds of work a second that others send to a replica, in the mean
-        self._pace = 0.0  # in the mean
+        self._home: frozenset[Replica] = frozenset()
+        self._pace = 0.0  # the common one
+        self._seconds = 0.0  # of a common request
+
+    def settle(self, home: Iterable[Replica]) -> None:
+        """These are at home from now on; none means all. `share` deals them out, or take those on the router's node."""
+        self._home = frozenset(home)
 
     def report(self, replica: Replica, report: Report) -> None:
         """Take a replica's report; one that is not newer than the last is passed over."""
         known = self._known.setdefault(replica, _Known())
-        before = known.report
-        if before and report.at <= before.at:
+        if known.report and report.at <= known.report.at:
             return
-        own = known.begin(report)
+        known.begin(report)
         if report.pace:
-            self._pace += (_SMOOTHING if self._pace else 1.0) * (report.pace - self._pace)
-        if before:
-            passed = report.at - before.at
-            came = report.busy * passed + report.waiting_seconds - before.waiting_seconds
-            self._others += _SMOOTHING * ((came - own) / passed - self._others)
+            self._pace = _followed(self._pace, report.pace)
 
     def sent(self, replica: Replica, request: Hashable, work: float, now: float) -> None:
-        """So many units of work went there."""
+        """A request of so many units of work went there."""
         known = self._known.setdefault(replica, _Known())
         seconds = work * self._pace_of(known)
-        known.add(seconds, now)
-        known.sent.append((now, seconds))
-        known.out[request] = seconds
+        known.send(request, seconds, now)
+        self._seconds = _followed(self._seconds, seconds)
 
     def done(self, replica: Replica, request: Hashable) -> None:
         """It is answered, refused or given up; passed over if not known."""
         if known := self._known.get(replica):
-            known.out.pop(request, None)
+            known.end(request)
 
     def gone(self, replica: Replica) -> None:
         """There is no such replica any more; idempotent."""
         self._known.pop(replica, None)
 
     def choose(self, candidates: Sequence[Replica], work: float, now: float) -> list[Replica]:
-        """The best for so many units of work first; of more than 32 candidates, some of them."""
-        looked_at = self._dice.sample(candidates, min(_LOOKED_AT, len(candidates)))
-        done_in: dict[Replica, float] = {}
-        unknown = 0.0
-        for replica in looked_at:
-            known = self._known.get(replica)
-            waiting = 0.0
-            if known:
-                waiting = known.at(now)
-                unknown += now - known.report.at if known.report else 0.0
-            done_in[replica] = waiting + work * self._pace_of(known)
-        ranked = sorted(looked_at, key=done_in.__getitem__)
-        if (unknown := unknown * self._others) > 0:
-            first = self._below([done_in[replica] for replica in ranked], unknown)
-            ranked.insert(0, ranked.pop(first))
-        return ranked
+        """The best for so many units of work first; of more than 32 candidates, some of them.
+
+        Of those that are not at home none is named as long as one at home waits for less than a common request takes.
+        """
+        home = [one for one in candidates if one in self._home] or candidates
+        looked_at, lead = self._some(home), _AWAY * self._seconds
+        done_in = {one: self._done_in(one, work, now) for one in looked_at}
+        if len(home) < len(candidates) and all(self._waiting(one, now) > lead for one in looked_at):
+            away = [one for one in candidates if one not in self._home]
+            done_in |= {one: self._done_in(one, work, now) + lead for one in self._some(away)}
+        return sorted(done_in, key=done_in.__getitem__)
+
+    def _some(self, candidates: Sequence[Replica]) -> list[Replica]:
+        """In an order of chance, so that equal ones are."""
+        return self._dice.sample(candidates, min(_LOOKED_AT, len(candidates)))
+
+    def _done_in(self, replica: Replica, work: float, now: float) -> float:
+        return self._waiting(replica, now) + work * self._pace_of(self._known.get(replica))
+
+    def _waiting(self, replica: Replica, now: float) -> float:
+        known = self._known.get(replica)
+        return known.waiting(now) if known else 0.0
 
     def _pace_of(self, known: _Known | None) -> float:
         return (known.report.pace if known and known.report else 0.0) or self._pace
 
-    def _below(self, heights: Sequence[float], amount: float) -> int:
-        """One of `heights`, which rise, drawn by its room below the level to which the amount fills them."""
-        total, count = amount + heights[0], 1
-        while count < len(heights) and heights[count] * count < total:
-            total += heights[count]
-            count += 1
-        level = total / count
-        drawn = self._dice.random() * amount
-        for place in range(count):
-            drawn -= level - heights[place]
-            if drawn <= 0:
-                return place
-        return 0
+
+def share(replicas: Iterable[Replica], router: int, routers: int) -> list[Replica]:
+    """The home of one of so many routers, counted from 0, which all must give the replicas in the same order.
+
+    Where there are more routers than replicas, several have the same one.
+    """
+    dealt = list(replicas)
+    return dealt[router % len(dealt) :: routers] if dealt else []
+
+
+def _followed(common: float, one: float) -> float:
+    return common + (_SMOOTHING if common else 1.0) * (one - common)
 
 
 class _Window:
