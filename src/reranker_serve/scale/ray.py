@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import os
+from inspect import signature
 from typing import Any, Self
 
 from fastapi import FastAPI
@@ -21,6 +22,7 @@ from reranker_serve.errors import SettingsError
 from reranker_serve.loader import load as load_model
 from reranker_serve.process import LAST_REPLIES_S
 from reranker_serve.scale.autoscaler import WaitingSecondsPolicy
+from reranker_serve.scale.policy import Scaling
 from reranker_serve.scale.ray_metrics import RayMetrics
 from reranker_serve.scale.replica import Load, Replica
 from reranker_serve.scale.router import WaitingSecondsRouter
@@ -33,6 +35,8 @@ NAME = "Reranker"
 # costs, and when to come again: beyond this Ray would let them wait unseen, and with its `max_queued_requests` answer
 # 503. No more than threads and memory of a process can bear, whatever comes.
 MAX_ONGOING = 10_000
+# The arguments of the policy as they were simulated.
+_SIMULATED = {name: parameter.default for name, parameter in signature(Scaling).parameters.items()}
 # Ray asks a replica how it is; a process that ended is seen then.
 _HEALTH_CHECK_S = 2.0
 
@@ -60,10 +64,18 @@ class Arguments(BaseModel):
     max_replicas: int | None = Field(None, ge=1, description="most replicas; with it their number follows the load")
     num_cpus: float = Field(1.0, ge=0, description="cores of a replica, and its threads on a CPU")
     num_gpus: float = Field(0.0, ge=0, description="GPUs of a replica, all used by it; below 1: a share of one")
-    target_seconds: float = Field(10.0, gt=0, description="seconds of computing that may wait in each replica")
-    up_delay: float = Field(20.0, ge=0, description="seconds for which more must be wanted before there are more")
-    down_delay: float = Field(300.0, ge=0, description="seconds for which fewer must be wanted before there are fewer")
-    to_zero_delay: float = Field(1800.0, ge=0, description="seconds without a request before the last one goes")
+    target_seconds: float = Field(
+        _SIMULATED["target_seconds"], gt=0, description="seconds of computing that may wait in each replica"
+    )
+    up_delay: float = Field(
+        _SIMULATED["up_delay"], ge=0, description="seconds for which more must be wanted before there are more"
+    )
+    down_delay: float = Field(
+        _SIMULATED["down_delay"], ge=0, description="seconds for which fewer must be wanted before there are fewer"
+    )
+    to_zero_delay: float = Field(
+        _SIMULATED["to_zero_delay"], ge=0, description="seconds without a request before the last one goes"
+    )
     report_seconds: float = Field(2.0, gt=0, description="seconds between two reports of a replica")
 
     @model_validator(mode="after")
@@ -79,8 +91,8 @@ class Arguments(BaseModel):
         """None: there are always as many replicas."""
         if self.max_replicas is None:
             return None
-        names = ("target_seconds", "up_delay", "down_delay", "to_zero_delay")
-        scaling = {"least": self.replicas, "most": self.max_replicas} | {name: getattr(self, name) for name in names}
+        delays = self.model_dump(include=_SIMULATED.keys())
+        scaling = {"least": self.replicas, "most": self.max_replicas, **delays}
         return AutoscalingConfig(
             min_replicas=self.replicas,
             max_replicas=self.max_replicas,

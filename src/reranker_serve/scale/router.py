@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from dataclasses import dataclass
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -11,17 +12,31 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from reranker_serve.scale.policy import Report, Routing
 from reranker_serve.scale.traffic import BUSY, MADE, PACE, WAITING, body_length
 
+# A request that was not taken by a replica for so long never will be.
+_UNHEARD_S = 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Choice:
+    replica: ReplicaID
+    length: float
+    at: float
+
 
 class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where Ray is not installed
-    """One lives in each proxy. Ranks replicas as `Routing` does; the work of a request is the bytes of its body.
+    """One lives in each proxy. Ranks replicas as `Routing` does: the work of a request is the bytes of its body, its home
+    are the replicas on its node.
 
     Ray takes the first replica that answers; it would take the one with the fewest requests of several of one rank, so
     each has a rank of its own.
     """
 
-    def initialize_state(self, **_: Any) -> None:
+    def __init__(self, *arguments: Any, self_node_id: str | None = None, **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self._node = self_node_id
         self._routing: Routing[ReplicaID] = Routing()
         self._made: dict[ReplicaID, float] = {}
+        self._chosen: dict[str, _Choice] = {}  # and not yet heard of, the oldest first
         self._mean_length = 0.0
 
     async def choose_replicas(
@@ -34,9 +49,29 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
         length = self._length(pending_request)
         best_first = self._routing.choose(list(by_id), length, now)
         if pending_request is not None and best_first:
-            # Now, and not when the replica has answered: who is routed meanwhile must know.
-            self._routing.sent(best_first[0], pending_request.metadata.internal_request_id, length, now)
+            self._choose(pending_request, _Choice(best_first[0], length, now))
         return [[by_id[one]] for one in best_first]
+
+    def _choose(self, pending: PendingRequest, choice: _Choice) -> None:
+        """Count it now, and not when the replica has answered: who is routed meanwhile must know."""
+        request = pending.metadata.internal_request_id
+        self._take_back(request)
+        self._chosen[request] = choice
+        self._routing.sent(choice.replica, request, choice.length, choice.at)
+        # Whoever went away before he was sent: Ray tells nothing of him.
+        while (oldest := next(iter(self._chosen))) and choice.at - self._chosen[oldest].at > _UNHEARD_S:
+            self._take_back(oldest)
+
+    def _take_back(self, request: str) -> None:
+        if choice := self._chosen.pop(request, None):
+            self._routing.done(choice.replica, request)
+
+    def on_request_routed(self, pending_request: PendingRequest, replica_id: ReplicaID, result: Any) -> None:
+        request = pending_request.metadata.internal_request_id
+        choice = self._chosen.pop(request, None)
+        if choice and choice.replica != replica_id:  # it did not answer, and the next best was taken
+            self._routing.done(choice.replica, request)
+            self._routing.sent(replica_id, request, choice.length, time.monotonic())
 
     def on_request_completed(self, replica_id: ReplicaID, internal_request_id: str) -> None:
         self._routing.done(replica_id, internal_request_id)
@@ -48,6 +83,7 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
         for replica_id in self._made.keys() - {replica.replica_id for replica in replicas}:
             self._forget(replica_id)
+        self._routing.settle(replica.replica_id for replica in replicas if replica.node_id == self._node)
         super().update_replicas(replicas)
 
     def _forget(self, replica_id: ReplicaID) -> None:
