@@ -22,7 +22,14 @@ COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
 UNIT = (ROOT / "deploy/systemd/reranker-serve.service").read_text()
 RULES = yaml.safe_load((ROOT / "deploy/prometheus/alerts.yml").read_text())["groups"][0]["rules"]
 PANELS = json.loads((ROOT / "deploy/grafana/reranker-serve.json").read_text())["panels"]
-LOADING = ["Dockerfile", "compose.yaml", "deploy/systemd/reranker-serve.service", "docs/operations.md"]
+LOADING = [
+    "Dockerfile",
+    "compose.yaml",
+    "deploy/ray/rayservice.yaml",
+    "deploy/ray/serve.yaml",
+    "deploy/systemd/reranker-serve.service",
+    "docs/operations.md",
+]
 EXPRESSIONS = [target["expr"] for panel in PANELS for target in panel["targets"]] + [rule["expr"] for rule in RULES]
 
 

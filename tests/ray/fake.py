@@ -15,7 +15,7 @@ from reranker_serve.scale.ray import Arguments, application
 from reranker_serve.settings import Settings
 from reranker_serve.types import Scorer, count_tokens
 from tests.conftest import fake_settings
-from tests.server.fake_server import FaultyBackend
+from tests.server.fake_server import FaultyBackend, UnservableBackend
 
 
 def load(settings: Settings, pids: Path, token: float, loading: float, named: bool) -> Scorer:
@@ -28,6 +28,11 @@ def load(settings: Settings, pids: Path, token: float, loading: float, named: bo
     scorer = fake_scorer(backend)
     name = f"process-{os.getpid()}" if named else settings.model_name
     return replace(scorer, info=replace(scorer.info, name=name), warm_up=(1000, 1000 * token) if token else None)
+
+
+def load_unservable(settings: Settings) -> Scorer:
+    """Shows its bug when it is to be served."""
+    return fake_scorer(UnservableBackend())
 
 
 def fleet(

@@ -24,6 +24,7 @@ from reranker_serve.scale.ray import Arguments, app, application
 from reranker_serve.settings import Settings
 from tests.conftest import fake_settings
 from tests.ray.conftest import HAPROXY, NAME, PATIENCE_S, ROOT, Cluster, full, until
+from tests.ray.fake import load_unservable
 
 DEPLOY = ROOT / "deploy" / "ray"
 CONFIGURATION = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
@@ -86,10 +87,20 @@ def test_why_a_model_cannot_be_served_is_told_by_the_deployment(ray_cluster: Clu
     missing = fake_settings(model_path=str(tmp_path / "nowhere"))
     with pytest.raises(StartupError) as told:
         load(missing)
+    assert str(told.value) in told_by_ray(application(Arguments(), missing))
+
+
+@full
+@pytest.mark.usefixtures("deleted")
+def test_a_model_that_is_loaded_and_cannot_be_served_does_not_count_as_up(ray_cluster: Cluster) -> None:
+    assert "no such thing as a cap" in told_by_ray(application(Arguments(), fake_settings(), load_unservable))
+
+
+def told_by_ray(failing: serve.Application) -> str:
     with pytest.raises(RuntimeError):
-        serve.run(application(Arguments(), missing), name=NAME)
+        serve.run(failing, name=NAME)
     (deployment,) = serve.status().applications[NAME].deployments.values()
-    assert str(told.value) in deployment.message
+    return str(deployment.message)
 
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)

@@ -91,7 +91,7 @@ class Arguments(BaseModel):
         """None: there are always as many replicas."""
         if self.max_replicas is None:
             return None
-        delays = self.model_dump(include=_SIMULATED.keys())
+        delays = self.model_dump(include=set(_SIMULATED))
         scaling = {"least": self.replicas, "most": self.max_replicas, **delays}
         return AutoscalingConfig(
             min_replicas=self.replicas,

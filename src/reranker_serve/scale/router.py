@@ -24,8 +24,8 @@ class _Choice:
 
 
 class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where Ray is not installed
-    """One lives in each proxy. Ranks replicas as `Routing` does: the work of a request is the bytes of its body, its home
-    are the replicas on its node.
+    """One lives in each proxy. Ranks replicas as `Routing` does: a request's work is the bytes of its body, home is the
+    proxy's own node.
 
     Ray takes the first replica that answers; it would take the one with the fewest requests of several of one rank, so
     each has a rank of its own.
