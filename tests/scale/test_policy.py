@@ -116,8 +116,8 @@ def test_away_is_nobody_asked_as_long_as_one_at_home_is_nearly_free() -> None:
     assert made.choose([A, B, C], 1, 0) == [C, A, B]
 
 
-def test_away_must_be_ahead_by_a_common_request() -> None:
-    made = routing(a=3, b=2.5, c=0)
+def test_away_must_be_ahead_by_half_a_common_request() -> None:
+    made = routing(a=3, b=2.6, c=0)
     made.settle([A])
     made.sent("other", 1, 1, 0)
     assert made.choose([A, B, C], 1, 0) == [C, A, B]
@@ -180,9 +180,9 @@ def test_a_short_peak_does_not_scale_up() -> None:
 def test_down_to_the_most_that_was_wanted_in_the_delay() -> None:
     scaling = Scaling(most=50, up_delay=20, down_delay=300)
     assert run(scaling, reports(20, 0.8), 21, 0, 100) == 21
-    # The root falls with what is busy, which is remembered for a minute.
-    assert run(scaling, reports(20, 0.2), 21, 101, 380) > 15
-    assert run(scaling, reports(20, 0.19), 21, 381, 1000) == 6
+    # What was busy is remembered for a minute.
+    assert run(scaling, reports(20, 0.19), 21, 101, 380) > 15
+    assert run(scaling, reports(20, 0.19), 21, 381, 2000) == 6
 
 
 def test_never_fewer_than_least_and_the_last_one_stays_unless_that_is_none() -> None:

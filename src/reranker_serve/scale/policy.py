@@ -19,11 +19,11 @@ Replica = TypeVar("Replica", bound=Hashable)
 _LOOKED_AT = 32
 # Of the work that a router sent and has no answer to, so much at least is still to be done, whatever the clock says.
 _LEFT_OF_OUT = 0.8
-# A replica that is not at home must be ahead by so many requests of common size: others send there unseen.
-_AWAY = 1.0
+# A replica away from home must be ahead by so much of a common request: others send there unseen.
+_AWAY = 0.5
 # What one report or one request changes in what is common.
 _SMOOTHING = 0.02
-# Seconds after which what was busy counts no more than a third: requests that come by chance are no trend.
+# Seconds after which what was busy counts no more than a third: what comes by chance is no trend.
 _REMEMBERED_S = 60.0
 
 
@@ -130,7 +130,7 @@ class Routing(Generic[Replica]):
     def choose(self, candidates: Sequence[Replica], work: float, now: float) -> list[Replica]:
         """The best for so many units of work first; of more than 32 candidates, some of them.
 
-        Of those that are not at home none is named as long as one at home waits for less than a common request takes.
+        None away from home is named as long as one at home waits for less than half a common request takes.
         """
         home = [one for one in candidates if one in self._home] or candidates
         looked_at, lead = self._some(home), _AWAY * self._seconds
@@ -204,7 +204,7 @@ class Scaling:
         most: int = 10,
         target_seconds: float = 10.0,
         up_delay: float = 20.0,
-        down_delay: float = 300.0,
+        down_delay: float = 120.0,
         to_zero_delay: float = 1800.0,
         spare: float = 1.0,
     ) -> None:
