@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections import Counter
 from random import Random
 
@@ -105,6 +106,19 @@ def test_what_has_no_answer_is_mostly_still_to_do_whatever_the_clock_says() -> N
     made.done(A, 1)
     made.sent(B, 2, 1, 30)
     assert made.choose([A, B], 1, 30) == [A, B]
+
+
+def test_memory_does_not_grow_with_requests_to_a_replica_that_never_reports() -> None:
+    made = Routing[str](Random(1))
+    tracemalloc.start()
+    for request in range(20_000):
+        made.sent(A, request, 1, request / 10)
+        made.done(A, request)
+        if request == 2000:
+            before = tracemalloc.get_traced_memory()[0]
+    grown = tracemalloc.get_traced_memory()[0] - before
+    tracemalloc.stop()
+    assert grown < 50_000
 
 
 def test_away_is_nobody_asked_as_long_as_one_at_home_is_nearly_free() -> None:

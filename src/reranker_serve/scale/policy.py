@@ -21,6 +21,8 @@ _LOOKED_AT = 32
 _LEFT_OF_OUT = 0.8
 # A replica away from home must be ahead by so much of a common request: others send there unseen.
 _AWAY = 0.5
+# A report is never older than so much when it comes; what was sent before that need not be kept.
+_OLDEST_REPORT_S = 60.0
 # What one report or one request changes in what is common.
 _SMOOTHING = 0.02
 # Seconds after which what was busy counts no more than a third: what comes by chance is no trend.
@@ -69,6 +71,8 @@ class _Known:
     def send(self, request: Hashable, seconds: float, now: float) -> None:
         self._add(seconds, now)
         self.sent.append((now, seconds))
+        while self.sent[0][0] < now - _OLDEST_REPORT_S:
+            self.sent.popleft()
         self.out[request] = seconds
         self.out_seconds += seconds
 
