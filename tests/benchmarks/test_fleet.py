@@ -37,7 +37,8 @@ def test_waiting_is_far_shorter_than_with_two_choices_by_requests(case: Case, ha
 
 def test_one_router_chooses_nearly_as_well_as_who_sees_every_queue() -> None:
     ours, oracle = (measure(Case(10, 1), kind, 10_000, 1) for kind in ("seconds", "oracle"))
-    assert ours.p99 < 1.2 * oracle.p99
+    assert ours.p99 < 1.3 * oracle.p99
+    assert ours.answer_p99 < 1.05 * oracle.answer_p99
 
 
 def test_a_dead_replica_costs_what_it_had_and_no_more() -> None:

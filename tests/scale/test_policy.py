@@ -108,6 +108,25 @@ def test_what_has_no_answer_is_mostly_still_to_do_whatever_the_clock_says() -> N
     assert made.choose([A, B], 1, 30) == [A, B]
 
 
+def test_what_is_answered_does_not_wait_whatever_was_thought_of_it() -> None:
+    made = routing(a=0, b=1)
+    made.sent(A, 1, 10, 0)
+    assert made.choose([A, B], 1, 0.5) == [B, A]
+    made.done(A, 1)
+    assert made.choose([A, B], 1, 0.5) == [A, B]
+
+
+def test_what_others_had_sent_waits_beside_what_this_router_has_out() -> None:
+    made = routing(a=0, b=0)
+    made.sent(A, 1, 3, 0)
+    made.sent(B, 2, 3, 0)
+    made.report(A, Report(1.0, 6, pace=1.0))  # 3 of them another's, at least
+    made.report(B, Report(1.0, 2, pace=1.0))
+    made.done(A, 1)
+    assert made.choose([A, B], 1, 1) == [B, A]
+    assert made.choose([A, B], 1, 2.5) == [A, B]
+
+
 def test_memory_does_not_grow_with_requests_to_a_replica_that_never_reports() -> None:
     made = Routing[str](Random(1))
     tracemalloc.start()

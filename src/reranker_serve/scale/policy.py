@@ -55,18 +55,23 @@ class _Known:
     sent: deque[tuple[float, float]] = field(default_factory=deque)  # time and seconds, after the report
     out: dict[Hashable, float] = field(default_factory=dict)  # seconds of each request that is not answered yet
     out_seconds: float = 0.0
+    others: float = 0.0  # seconds of what others had sent, as of the report
 
     def waiting(self, now: float) -> float:
         """Seconds that wait there, as far as this router can know."""
-        return max(self.reported - max(0.0, now - self.since), _LEFT_OF_OUT * self.out_seconds, 0.0)
+        by_clock = self.reported - max(0.0, now - self.since)
+        others = max(0.0, self.others - now + self.report.at) if self.report else 0.0
+        return max(min(by_clock, self.out_seconds + others), _LEFT_OF_OUT * self.out_seconds)
 
     def begin(self, report: Report) -> None:
         """Go on from a newer report."""
         while self.sent and self.sent[0][0] <= report.at:
             self.sent.popleft()
         self.report, self.since, self.reported = report, report.at, report.waiting_seconds
+        self.others = report.waiting_seconds - self.out_seconds
         for when, seconds in self.sent:
             self._add(seconds, when)
+            self.others += seconds
 
     def send(self, request: Hashable, seconds: float, now: float) -> None:
         self._add(seconds, now)
@@ -90,9 +95,9 @@ class Routing(Generic[Replica]):
     """The choices of one router, which does not see what others send. Not thread-safe.
 
     A replica's waiting seconds are those of its last report, less the time since, and what this router has sent since;
-    and never less than most of what it has sent and has no answer to. What other routers send is not seen until the
-    next report. So where there are several, each should have some replicas for itself, its home; it goes elsewhere only
-    when these are busy.
+    but never less than most of what it has sent and has no answer to, nor more than all of that and what others had
+    sent. What others send is not seen until the next report. So where there are several routers, each should have some
+    replicas for itself, its home; it goes elsewhere only when these are busy.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
