@@ -58,7 +58,7 @@ class Fleet:
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         for _ in range(number):
             self._start(0.0)
-        self._until(0.0)
+        self.until(0.0)
 
     def at(self, when: float, act: Callable[[], None]) -> None:
         """Something is to happen then."""
@@ -67,15 +67,16 @@ class Fleet:
     def run(self, coming: Iterable[Request]) -> list[Request]:
         """Everything that comes, and what became of it."""
         for request in coming:
-            self._until(request.arrived)
+            self.until(request.arrived)
             self.now = request.arrived
             self.seen.append(request)
             request.router = bisect(self._shares, self._dice.random() * self._shares[-1])
             self.send(request)
-        self._until(self.now + 600.0)
+        self.until(self.now + 600.0)
         return self.seen
 
-    def _until(self, then: float) -> None:
+    def until(self, then: float) -> None:
+        """What happens by then, while nobody asks for anything."""
         events = self._events
         while events and events[0][0] <= then:
             self.now, _, act = heapq.heappop(events)

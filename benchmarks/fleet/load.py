@@ -7,10 +7,11 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.fleet.replica import Request
 
-SMALLEST, LARGEST, TAIL = 10, 1000, 1.1
+SMALLEST, LARGEST, TAIL = 10.0, 1000.0, 1.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +44,13 @@ BASE = Model(2_074, 189, 2048)  # XLM-RoBERTa base: benchmarks/results/cpu.md
 def mean_documents() -> float:
     """Of a Pareto distribution that is cut at both ends."""
     low, high, tail = SMALLEST, LARGEST, TAIL
-    return low**tail / (1 - (low / high) ** tail) * tail / (1 - tail) * (high ** (1 - tail) - low ** (1 - tail))
+    return float(low**tail / (1 - (low / high) ** tail) * tail / (1 - tail) * (high ** (1 - tail) - low ** (1 - tail)))
 
 
-def documents(dice: np.random.Generator, number: int) -> np.ndarray:
+def documents(dice: np.random.Generator, number: int) -> NDArray[np.float64]:
     """Sizes of so many requests: half have fewer than 20 documents, one in a hundred has hundreds."""
-    drawn = dice.random(number)
-    return SMALLEST * (1 - drawn * (1 - (SMALLEST / LARGEST) ** TAIL)) ** (-1 / TAIL)
+    kept = float((SMALLEST / LARGEST) ** TAIL)
+    return SMALLEST * np.power(1 - dice.random(number) * (1 - kept), -1 / TAIL)
 
 
 def requests(

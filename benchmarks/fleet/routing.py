@@ -83,7 +83,7 @@ class Row:
     outcomes: list[Outcome] = field(default_factory=list)
 
     def middle(self, what: str) -> float:
-        return median(getattr(one, what) for one in self.outcomes)
+        return float(median(getattr(one, what) for one in self.outcomes))
 
 
 def outcome(seen: list[Request]) -> Outcome:
@@ -122,7 +122,7 @@ def rows(case: Case, kinds: Iterable[str], number: int, seeds: Iterable[int]) ->
 
 
 HEAD = """\
-| case | | p50 wait | p99 wait (least-most) | p99 answer | over two choices | over oracle: wait, answer | refused | lost |
+| case | | p50 wait | p99 wait (least-most) | p99 answer | to two choices | to oracle: wait, answer | refused | lost |
 |---|---|---|---|---|---|---|---|---|"""
 
 

@@ -78,9 +78,11 @@ def test_small_requests_do_not_go_where_a_large_one_is_computed(cluster: Fleet) 
     with ThreadPoolExecutor(1) as callers:
         large = callers.submit(cluster.post, documents(600))
         time.sleep(0.5)
-        small = [cluster.post(documents(3)).json()["model"] for _ in range(20)]
-        assert not large.done()
-        assert set(small) == {name for name in small if name != large.result().json()["model"]}
+        small = []
+        while not large.done():
+            small.append(cluster.post(documents(3)).json()["model"])
+    assert len(small) >= 5
+    assert large.result().json()["model"] not in small[:-1]  # it may have been done by the last
 
 
 @full

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 from ray.serve._private.common import StreamingHTTPRequest
 
-from reranker_serve.scale.router import told_length
+from reranker_serve.scale.router import _Clock, told_length
 
 
 def pending(method: str, headers: list[tuple[bytes, bytes]]) -> SimpleNamespace:
@@ -36,3 +36,12 @@ def test_what_did_not_come_through_a_proxy_has_no_length() -> None:
     assert told_length(SimpleNamespace(args=[])) is None
     assert told_length(SimpleNamespace(args=["text"])) is None
     assert told_length(SimpleNamespace(args=[pickle.dumps(1)])) is None
+
+
+def test_when_a_report_was_made_is_told_by_the_one_that_came_soonest() -> None:
+    clock = _Clock()
+    assert clock.read(1000.0, now=5.0) == 5.0
+    assert clock.read(1000.0, now=6.0) is None
+    assert clock.read(1002.0, now=8.0) == 7.0, "a second late"
+    assert clock.read(1004.0, now=8.8) == 8.8, "the first was late, too"
+    assert clock.read(1006.0, now=11.0) == pytest.approx(10.8)

@@ -19,11 +19,13 @@ Replica = TypeVar("Replica", bound=Hashable)
 _LOOKED_AT = 32
 # Of the work that a router sent and has no answer to, so much at least is still to be done, whatever the clock says.
 _LEFT_OF_OUT = 0.8
-# A replica that is not at home must be ahead by so many requests of common size: others send there unseen.
-_AWAY = 1.0
+# A replica away from home must be ahead by so much of a common request: others send there unseen.
+_AWAY = 0.5
+# A report is never older than so much when it comes; what was sent before that need not be kept.
+_OLDEST_REPORT_S = 60.0
 # What one report or one request changes in what is common.
 _SMOOTHING = 0.02
-# Seconds after which what was busy counts no more than a third: requests that come by chance are no trend.
+# Seconds after which what was busy counts no more than a third: what comes by chance is no trend.
 _REMEMBERED_S = 60.0
 
 
@@ -53,22 +55,29 @@ class _Known:
     sent: deque[tuple[float, float]] = field(default_factory=deque)  # time and seconds, after the report
     out: dict[Hashable, float] = field(default_factory=dict)  # seconds of each request that is not answered yet
     out_seconds: float = 0.0
+    others: float = 0.0  # seconds of what others had sent, as of the report
 
     def waiting(self, now: float) -> float:
         """Seconds that wait there, as far as this router can know."""
-        return max(self.reported - max(0.0, now - self.since), _LEFT_OF_OUT * self.out_seconds, 0.0)
+        by_clock = self.reported - max(0.0, now - self.since)
+        others = max(0.0, self.others - now + self.report.at) if self.report else 0.0
+        return max(min(by_clock, self.out_seconds + others), _LEFT_OF_OUT * self.out_seconds)
 
     def begin(self, report: Report) -> None:
         """Go on from a newer report."""
         while self.sent and self.sent[0][0] <= report.at:
             self.sent.popleft()
         self.report, self.since, self.reported = report, report.at, report.waiting_seconds
+        self.others = report.waiting_seconds - self.out_seconds
         for when, seconds in self.sent:
             self._add(seconds, when)
+            self.others += seconds
 
     def send(self, request: Hashable, seconds: float, now: float) -> None:
         self._add(seconds, now)
         self.sent.append((now, seconds))
+        while self.sent[0][0] < now - _OLDEST_REPORT_S:
+            self.sent.popleft()
         self.out[request] = seconds
         self.out_seconds += seconds
 
@@ -86,9 +95,9 @@ class Routing(Generic[Replica]):
     """The choices of one router, which does not see what others send. Not thread-safe.
 
     A replica's waiting seconds are those of its last report, less the time since, and what this router has sent since;
-    and never less than most of what it has sent and has no answer to. What other routers send is not seen until the
-    next report. So where there are several, each should have some replicas for itself, its home; it goes elsewhere only
-    when these are busy.
+    but never less than most of what it has sent and has no answer to, nor more than all of that and what others had
+    sent. What others send is not seen until the next report. So where there are several routers, each should have some
+    replicas for itself, its home; it goes elsewhere only when these are busy.
     """
 
     def __init__(self, dice: Random | None = None) -> None:
@@ -130,7 +139,7 @@ class Routing(Generic[Replica]):
     def choose(self, candidates: Sequence[Replica], work: float, now: float) -> list[Replica]:
         """The best for so many units of work first; of more than 32 candidates, some of them.
 
-        Of those that are not at home none is named as long as one at home waits for less than a common request takes.
+        None away from home is named as long as one at home waits for less than half a common request takes.
         """
         home = [one for one in candidates if one in self._home] or candidates
         looked_at, lead = self._some(home), _AWAY * self._seconds
@@ -204,7 +213,7 @@ class Scaling:
         most: int = 10,
         target_seconds: float = 10.0,
         up_delay: float = 20.0,
-        down_delay: float = 300.0,
+        down_delay: float = 120.0,
         to_zero_delay: float = 1800.0,
         spare: float = 1.0,
     ) -> None:

@@ -49,7 +49,7 @@ class Replica:
 
     async def record_routing_stats(self) -> dict[str, float]:
         """What a router goes by."""
-        return self._report(self._routed) | {MADE: time.time()}
+        return self._report(self._routed) | {MADE: time.monotonic()}
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the number of replicas goes by."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pickle
 import time
 from dataclasses import dataclass
@@ -23,6 +24,21 @@ class _Choice:
     at: float
 
 
+@dataclass(slots=True)
+class _Clock:
+    """A replica's, which differs from the reader's by some time; that which came soonest tells by how much."""
+
+    made: float | None = None
+    ahead: float = -math.inf
+
+    def read(self, made: float, now: float) -> float | None:
+        """When by the reader's clock a report was made; None if it is the last one again."""
+        if made == self.made:
+            return None
+        self.made, self.ahead = made, max(self.ahead, made - now)
+        return made - self.ahead
+
+
 class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where Ray is not installed
     """One lives in each proxy. Ranks replicas as `Routing` does: a request's work is the bytes of its body, home is the
     proxy's own node.
@@ -35,7 +51,7 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
         super().__init__(*arguments, **named)
         self._node = self_node_id
         self._routing: Routing[ReplicaID] = Routing()
-        self._made: dict[ReplicaID, float] = {}
+        self._reports: dict[ReplicaID, _Clock] = {}
         self._chosen: dict[str, _Choice] = {}  # and not yet heard of, the oldest first
         self._mean_length = 0.0
 
@@ -81,20 +97,22 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
         self._forget(replica_id)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        for replica_id in self._made.keys() - {replica.replica_id for replica in replicas}:
+        for replica_id in self._reports.keys() - {replica.replica_id for replica in replicas}:
             self._forget(replica_id)
         self._routing.settle(replica.replica_id for replica in replicas if replica.node_id == self._node)
         super().update_replicas(replicas)
 
     def _forget(self, replica_id: ReplicaID) -> None:
-        self._made.pop(replica_id, None)
+        self._reports.pop(replica_id, None)
         self._routing.gone(replica_id)
 
     def _take_report(self, replica: RunningReplica, now: float) -> None:
         told = replica.routing_stats
-        if told and told[MADE] != self._made.get(replica.replica_id):
-            self._made[replica.replica_id] = told[MADE]
-            self._routing.report(replica.replica_id, Report(now, told[WAITING], told[PACE], told[BUSY]))
+        if not told:
+            return
+        clock = self._reports.setdefault(replica.replica_id, _Clock())
+        if (at := clock.read(told[MADE], now)) is not None:
+            self._routing.report(replica.replica_id, Report(at, told[WAITING], told[PACE], told[BUSY]))
 
     def _length(self, pending: PendingRequest | None) -> float:
         """Bytes of the request's body; the mean of late where they cannot be told."""
