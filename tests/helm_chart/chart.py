@@ -13,7 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-CHART = Path(__file__).parents[1] / "deploy" / "helm"
+from reranker_serve.environment import load_settings
+from reranker_serve.settings import Settings
+
+CHART = Path(__file__).parents[2] / "deploy" / "helm"
 RELEASE, NAMESPACE = "search", "retrieval"
 NAME = f"{RELEASE}-reranker-serve"
 
@@ -78,6 +81,18 @@ def variables(of: Manifest) -> dict[str, str]:
     return {entry["name"]: entry["value"] for entry in of["env"] if "value" in entry}
 
 
+def containers(spec: Manifest) -> list[Manifest]:
+    """All containers of a pod, the first ones first."""
+    return [*spec.get("initContainers", []), *spec["containers"]]
+
+
+def settings_of(of: Manifest) -> Settings:
+    """What the server makes of a container's variables; it warns of none."""
+    settings, warnings = load_settings(variables(of), env_file=Path("/nonexistent"))
+    assert warnings == []
+    return settings
+
+
 EVERYTHING: Values = {
     "image": {"repository": "registry.example.com/reranker-serve", "pullSecrets": ["pull"]},
     "model": {
@@ -140,3 +155,5 @@ EXAMPLES: dict[str, Values] = {
     "own image": OWN_IMAGE,
     "one pod": ONE_POD,
 }
+
+every_example = pytest.mark.parametrize("values", EXAMPLES.values(), ids=EXAMPLES)
