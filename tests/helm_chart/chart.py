@@ -115,7 +115,7 @@ EVERYTHING: Values = {
     "gpu": {"count": 2, "runtimeClassName": "nvidia"},
     "autoscaling": {
         "enabled": True,
-        "targetWaitingSeconds": 0.5,
+        "targetWaitingSeconds": 20,
         "prometheus": {"serverAddress": "http://prometheus:9090", "authentication": "prometheus"},
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "keySecret": {"name": "one-key"}},

@@ -38,7 +38,7 @@ def _resource(version: str, kind: str, spec: Schema) -> Schema:
 
 
 _POLICY = _fields({"type": {"enum": ["Percent", "Pods"]}, "value": _number(1), "periodSeconds": _number(1, 1800)})
-_RULES = _fields({"stabilizationWindowSeconds": _number(0, 3600), "policies": {"type": "array", "items": _POLICY}})
+_RULES = _fields({"stabilizationWindowSeconds": _number(0, 3600)}, {"policies": {"type": "array", "items": _POLICY}})
 _TRIGGER = _fields(
     {
         "type": {"const": "prometheus"},

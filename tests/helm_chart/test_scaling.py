@@ -2,9 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import itertools
 import re
+import time
+from collections.abc import Awaitable, Sequence
 
-from tests.conftest import Connect
+import httpx
+
+from reranker_serve.backends.fake import FakeBackend
+from reranker_serve.types import EncodedItem
+from tests.conftest import Connect, Gate
 from tests.helm_chart.chart import EVERYTHING, NAMESPACE, OWN_CLAIM, needs_helm, rendered
 from tests.test_deploy import RULES, series
 
@@ -17,19 +25,52 @@ async def test_pods_are_added_by_the_seconds_that_wait(connect: Connect) -> None
     assert rendered(OWN_CLAIM)["Deployment"]["spec"]["replicas"] == 3
     scaled = made["ScaledObject"]["spec"]
     assert scaled["scaleTargetRef"]["name"] == made["Deployment"]["metadata"]["name"]
-    trigger = scaled["triggers"][0]
-    metadata = trigger["metadata"]
-    assert trigger["metricType"] == "AverageValue"
-    assert metadata["threshold"] == "0.5"
-    assert metadata["ignoreNullValues"] == "false"
-    assert f'namespace="{NAMESPACE}",service="{made["Service"]["metadata"]["name"]}"' in metadata["query"]
-    assert set(re.findall(r"reranker_\w+", metadata["query"])) <= await series(connect)
+    assert (scaled["minReplicaCount"], scaled["maxReplicaCount"]) == (2, 8)
+    existing = await series(connect)
+    for trigger in scaled["triggers"]:
+        metadata = trigger["metadata"]
+        assert trigger["metricType"] == "AverageValue"
+        assert trigger["authenticationRef"] == {"name": "prometheus"}
+        assert metadata["ignoreNullValues"] == "false"
+        assert f'namespace="{NAMESPACE}",service="{made["Service"]["metadata"]["name"]}"' in metadata["query"]
+        assert set(re.findall(r"reranker_\w+", metadata["query"])) <= existing
+    assert [trigger["metadata"]["threshold"] for trigger in scaled["triggers"]] == ["0.7", "20"]
 
 
-def test_a_query_of_ones_own_is_taken_as_it_is() -> None:
-    query = 'sum(reranker_waiting_seconds{job="x"})'
-    values = {"autoscaling": {**EVERYTHING["autoscaling"], "query": query}}
-    assert rendered(values)["ScaledObject"]["spec"]["triggers"][0]["metadata"]["query"] == query
+async def test_a_pod_that_computes_has_seconds_that_wait(connect: Connect) -> None:
+    """By which pods that compute are counted. The first pass is left out: it tells how fast the pod is."""
+    gate = Gate()
+    passes = itertools.count()
+
+    def compute(items: Sequence[EncodedItem]) -> None:
+        if next(passes) > 0:
+            gate(items)
+        time.sleep(0.01)
+
+    async with connect(FakeBackend(before_forward=compute)) as client:
+
+        async def waiting() -> float:
+            text = (await client.get("/metrics")).text
+            return float(re.findall(r"^reranker_waiting_seconds (\S+)$", text, re.MULTILINE)[0])
+
+        def call(document: str) -> Awaitable[httpx.Response]:
+            return client.post("/rerank", json={"query": "a", "documents": [document]})
+
+        assert (await call("first")).status_code == 200
+        assert await waiting() == 0
+        second = asyncio.ensure_future(call("second"))
+        await gate.entered()
+        assert await waiting() > 0
+        gate.open()
+        assert (await second).status_code == 200
+        assert await waiting() == 0
+
+
+def test_labels_of_ones_own_are_taken_as_they_are() -> None:
+    prometheus = {"serverAddress": "http://x", "labels": 'job="rerank"'}
+    spec = rendered({"autoscaling": {"enabled": True, "prometheus": prometheus}})["ScaledObject"]["spec"]
+    assert all('reranker_waiting_seconds{job="rerank"}' in trigger["metadata"]["query"] for trigger in spec["triggers"])
+    assert "authenticationRef" not in spec["triggers"][0]
 
 
 def test_prometheus_finds_the_pods_under_the_job_of_the_alerts() -> None:

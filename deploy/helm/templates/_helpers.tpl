@@ -129,6 +129,22 @@ httpGet:
   scheme: {{ ternary "HTTPS" "HTTP" (not (empty .root.Values.tls.secret)) }}
 {{- end -}}
 
+{{/* The sum over all pods, of which each is to have `threshold`. */}}
+{{- define "reranker.trigger" -}}
+- type: prometheus
+  metricType: AverageValue
+  metadata:
+    serverAddress: {{ .prometheus.serverAddress | quote }}
+    query: {{ .query | quote }}
+    threshold: {{ .threshold | toJson | quote }}
+    # No figures are an error, with which the pods stay as many as they are, and not a sign that nothing waits.
+    ignoreNullValues: "false"
+  {{- with .prometheus.authentication }}
+  authenticationRef:
+    name: {{ . }}
+  {{- end }}
+{{- end -}}
+
 {{/* What would fail only in the cluster, or only on the day that it matters. */}}
 {{- define "reranker.check" -}}
 {{- $values := .Values -}}
