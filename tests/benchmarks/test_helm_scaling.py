@@ -26,8 +26,8 @@ def test_the_chart_does_what_is_simulated() -> None:
 
 @pytest.mark.parametrize("alone", [1.0, 10.0])
 def test_busy_pods_tell_more_than_waiting_seconds_alone(alone: float) -> None:
-    chart = simulate(of_the_chart(), SIZE, choices=2, hours=1.0)
-    waiting = simulate(Rule(0, alone), SIZE, choices=2, hours=1.0)
+    chart = simulate(of_the_chart(), SIZE, choices=2, hours=2.0)
+    waiting = simulate(Rule(0, alone), SIZE, choices=2, hours=2.0)
     assert chart.resized < waiting.resized / 2
     assert chart.p99 < waiting.p99
     assert chart.needed < chart.pods < 2 * chart.needed
