@@ -91,6 +91,14 @@ def test_what_is_written_to_is_a_volume(values: Values) -> None:
     assert settings_of(spec["containers"][0]).model_cache_dir == Path("/models")
 
 
+def test_the_cluster_may_choose_the_user() -> None:
+    assert pod({"user": None})["securityContext"] == {
+        "runAsNonRoot": True,
+        "seccompProfile": {"type": "RuntimeDefault"},
+    }
+    assert "user" in refusal({"user": 0})
+
+
 def test_services_of_the_namespace_are_not_taken_for_options() -> None:
     assert pod()["enableServiceLinks"] is False
 
