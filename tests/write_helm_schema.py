@@ -21,7 +21,6 @@ ELSEWHERE = {
     "model_path": "model.path",
     "model_revision": "model.revision",
     "model_cache_dir": "model.volume",
-    "api_key": "keys",
     "api_key_file": "keys",
     "tls_certfile": "tls",
     "tls_keyfile": "tls",
@@ -33,7 +32,13 @@ ELSEWHERE = {
 def generated() -> dict[str, Any]:
     """The schema of `settings`: each option with the type, the bounds and the sentence it has in the server."""
     options = Settings.model_json_schema()["properties"]
-    return {name: _option(schema) for name, schema in options.items() if name not in ELSEWHERE}
+    kept = {name: schema for name, schema in options.items() if name not in ELSEWHERE and not _is_secret(schema)}
+    return {name: _option(schema) for name, schema in kept.items()}
+
+
+def _is_secret(schema: dict[str, Any]) -> bool:
+    """What must not stand among values, which are kept as they are: it comes from a Secret by `extraEnv`."""
+    return any(kind.get("writeOnly", False) for kind in schema.get("anyOf", [schema]))
 
 
 def _option(schema: dict[str, Any]) -> dict[str, Any]:

@@ -90,7 +90,9 @@ def test_the_service_leads_to_the_pods() -> None:
 
 def test_the_schema_has_the_options_as_they_are() -> None:
     assert SCHEMA.read_text() == text(), "run python -m tests.write_helm_schema"
-    assert set(generated()) | set(ELSEWHERE) == set(Settings.model_fields)
+    assert not set(generated()) & set(ELSEWHERE)
+    missing = set(Settings.model_fields) - set(generated()) - set(ELSEWHERE)
+    assert [name for name in missing if "SecretStr" not in str(Settings.model_fields[name].annotation)] == []
 
 
 def test_every_value_has_a_default_and_a_schema() -> None:
