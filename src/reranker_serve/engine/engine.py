@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from functools import partial
 
 from reranker_serve.engine.admission import Admission, Promise
 from reranker_serve.engine.job import Job, Unit
-from reranker_serve.engine.outputs import check_shapes
+from reranker_serve.engine.outputs import Failure, check_shapes
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.engine.watchdog import Watchdog
 from reranker_serve.errors import BackendLost, InferenceFailed, NotReady
@@ -54,18 +53,6 @@ class _Pass:
     result: Callable[[], Outputs]
     seen: Callable[[str | None], None]
     failures: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Failure:
-    """What is kept of an exception: as a whole it would keep the tensors of its pass in memory."""
-
-    kind: str
-    text: str
-
-    @classmethod
-    def of(cls, error: Exception) -> _Failure:
-        return cls(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
 
 
 class Engine:
@@ -224,7 +211,7 @@ class Engine:
                 begun = self._attempt(batch)
                 if running:
                     self._finish(running)
-                if isinstance(begun, _Failure):
+                if isinstance(begun, Failure):
                     self._halve(batch, begun)
                     begun = None
                 running = begun
@@ -257,7 +244,7 @@ class Engine:
         if failure:
             self._halve(begun.units, failure)
 
-    def _halve(self, batch: list[Unit], failure: _Failure) -> None:
+    def _halve(self, batch: list[Unit], failure: Failure) -> None:
         self._failures += 1
         waiting = self._halves(batch, failure)
         while waiting:
@@ -267,7 +254,7 @@ class Engine:
             if again:
                 waiting += self._halves(half, again)
 
-    def _halves(self, batch: list[Unit], failure: _Failure) -> list[list[Unit]]:
+    def _halves(self, batch: list[Unit], failure: Failure) -> list[list[Unit]]:
         """What to try when a batch failed, the last one first; nothing more if it was a single unit."""
         if len(batch) == 1:
             self._fail(batch[0].job, failure)
@@ -275,7 +262,7 @@ class Engine:
         middle = len(batch) // 2
         return [batch[middle:], batch[:middle]]
 
-    def _attempt(self, batch: list[Unit]) -> _Pass | _Failure | None:
+    def _attempt(self, batch: list[Unit]) -> _Pass | Failure | None:
         """Begin what is still wanted of a batch; None if that is nothing."""
         units = [unit for unit in batch if not unit.job.settled]
         if not units:
@@ -294,13 +281,13 @@ class Engine:
             seen(type(error).__name__)
             raise
         except Exception as error:  # whatever a model may raise concerns these items alone
-            failure = _Failure.of(error)
+            failure = Failure.of(error)
         seen(failure.kind)
         return failure
 
-    def _deliver(self, begun: _Pass) -> _Failure | None:
+    def _deliver(self, begun: _Pass) -> Failure | None:
         outputs = self._outputs(begun)
-        if isinstance(outputs, _Failure):
+        if isinstance(outputs, Failure):
             begun.seen(outputs.kind)
             return outputs
         begun.seen(None)
@@ -313,7 +300,7 @@ class Engine:
             unit.job.deliver(unit.position, output, now)
         return None
 
-    def _outputs(self, begun: _Pass) -> Outputs | _Failure:
+    def _outputs(self, begun: _Pass) -> Outputs | Failure:
         try:
             with self._watchdog.watched(self._patience(begun.units)):
                 outputs = begun.result()
@@ -323,9 +310,9 @@ class Engine:
             begun.seen(type(error).__name__)
             raise
         except Exception as error:  # as above
-            return _Failure.of(error)
+            return Failure.of(error)
 
-    def _fail(self, job: Job, failure: _Failure) -> None:
+    def _fail(self, job: Job, failure: Failure) -> None:
         logger.error("inference failed: %s", failure.text)
         self._forget(job)
         job.fail(InferenceFailed(f"the model failed on this request: {failure.kind}"))
