@@ -45,6 +45,7 @@ async def test_a_server_that_has_done_nothing(connect: Connect) -> None:
         "cache": {"hits": 0, "misses": 0},
         "workers": 1,
         "keys": [],
+        "usage": None,
     }
     assert len({row["vendor"] for row in prices["rows"]}) == 3
 
