@@ -56,10 +56,11 @@ def create_app(
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
     answers 503 until then. `tracing` is what the OTEL_ variables configure unless given.
-    Raises `SettingsError` if the file of keys, the calibration or the file of usage cannot be used.
+    Raises `SettingsError` if the file of keys, the calibration, the file of usage or the store of limits
+    cannot be used.
     """
     record = given_record(settings)
-    ledger = _ledger(settings, record)
+    ledger = given_ledger(settings, record)
     metrics, usage = Metrics(), Usage(time.monotonic(), keeper=record)
     tracing = tracing or tracing_from_environment()
     lifecycle = Lifecycle(settings, metrics, tracing, process, given_calibration(settings))
@@ -121,8 +122,8 @@ def given_record(settings: Settings) -> Record | None:
     return Record(settings.usage_file.expanduser()) if settings.usage_file else None
 
 
-def _ledger(settings: Settings, record: Record | None) -> Ledger:
-    """Where what callers have had is counted. Raises `SettingsError` if what that needs is not installed."""
+def given_ledger(settings: Settings, record: Record | None = None) -> Ledger:
+    """Where what callers have had is counted. Raises `SettingsError` if that can never be used."""
     own = OwnLedger(settings.workers, record)
     return SharedLedger(settings.limits_url.get_secret_value(), own) if settings.limits_url else own
 

@@ -9,7 +9,14 @@ from typing import Literal, cast
 Kind = Literal["requests", "tokens"]
 Period = Literal["minute", "day"]
 
+DAY_S = 86_400
+
 _LIMIT = re.compile(r"([1-9]\d{0,14})\s+(request|token)s?(?:\s+(?:a|per)\s+(minute|day))?")
+
+
+def midnight(now: float) -> float:
+    """The end of the day, in UTC: seconds since 1970, as `now` is."""
+    return now // DAY_S * DAY_S + DAY_S
 
 
 @dataclass(frozen=True, slots=True)

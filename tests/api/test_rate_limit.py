@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import pytest
 from reranker_serve import keys
 from reranker_serve.api import rate_ledger
 from reranker_serve.api.rate_limit import _caller
+from reranker_serve.app import create_app
+from reranker_serve.errors import SettingsError
 from reranker_serve.keys import parse_key
-from tests.conftest import Connect
+from tests.conftest import Connect, fake_settings
 
 GOOD = {"query": "blue whale", "documents": ["the blue whale", "a red fox"]}
 TOKENS = 12
@@ -179,6 +182,15 @@ async def test_limits_of_a_file_of_keys_hold_without_a_general_one_and_from_the_
         path.write_text("team: a 3 requests\nfree: b\n")
         reply = await client.post("/rerank", json=GOOD, headers={"X-Api-Key": "a"})
         assert (reply.status_code, limits(reply)["remaining-requests"]) == (200, "1")
+
+
+def test_a_store_without_its_packages_ends_the_start_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "redis.asyncio", None)  # as if it were not installed
+    settings = fake_settings(limits_url="redis://:s3cret@store")
+    with pytest.raises(
+        SettingsError, match=r"RERANKER_LIMITS_URL needs packages: pip install 'reranker-serve\[redis\]'"
+    ):
+        create_app(settings)
 
 
 async def test_one_of_several_workers_gives_its_share(connect: Connect, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from array import array
 
 import pytest
 
-from reranker_serve.api.rate_windows import Windows, midnight
+from reranker_serve.api.rate_windows import Windows
+from reranker_serve.rates import midnight
 
 
 def test_a_window_begins_with_a_caller_s_first_request_and_lasts_a_minute() -> None:

@@ -8,8 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from reranker_serve.api.rate_windows import Window, Windows, midnight
-from reranker_serve.rates import Limit, Rates, Standing
+from reranker_serve.api.rate_windows import Window, Windows
+from reranker_serve.rates import Limit, Rates, Standing, midnight
 
 
 class Caller(NamedTuple):

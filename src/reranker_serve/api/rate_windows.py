@@ -9,7 +9,6 @@ from collections.abc import Callable
 Window = tuple[float, int, int]
 
 _MINUTE = 60
-_DAY = 86_400
 # A table of its own for so many, so that none is ever large enough for a request to notice when it grows or is swept.
 _PARTS = 1024
 _MOST_IN_A_PART = 256
@@ -18,11 +17,6 @@ _MOST_IN_A_PART = 256
 def minute_end(now: float) -> float:
     """Of a minute that begins now."""
     return now + _MINUTE
-
-
-def midnight(now: float) -> float:
-    """The end of the day, in UTC: seconds since 1970, as `now` is."""
-    return now // _DAY * _DAY + _DAY
 
 
 class Windows:

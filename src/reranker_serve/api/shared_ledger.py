@@ -11,9 +11,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, TypeVar
 
 from reranker_serve.api.rate_ledger import Admission, Caller, Ledger
-from reranker_serve.api.rate_windows import midnight
 from reranker_serve.errors import SettingsError, reason
-from reranker_serve.rates import Limit, Rates, Standing
+from reranker_serve.rates import DAY_S, Limit, Rates, Standing, midnight
 
 if TYPE_CHECKING:
     from limits.aio.storage import RedisStorage
@@ -28,7 +27,6 @@ _PATIENCE_S = 0.25
 _AWAY_S = 5.0
 _CONNECTIONS = 16
 _MINUTE_S = 60
-_DAY_S = 86_400
 
 
 class SharedLedger:
@@ -136,7 +134,7 @@ class _Store:
 
     async def add(self, caller: Caller, had: Standing, amount: int) -> Standing:
         limit = had.limit
-        lasts = _MINUTE_S if limit.period == "minute" else _DAY_S
+        lasts = _MINUTE_S if limit.period == "minute" else DAY_S
         used = await self._storage.incr(self._key(caller, limit), lasts, amount)
         begun = _MINUTE_S if limit.period == "minute" else _until_midnight()
         return replace(had, used=used, seconds=had.seconds or begun)
@@ -145,7 +143,7 @@ class _Store:
         await self._pool.aclose()
 
     def _key(self, caller: Caller, limit: Limit) -> str:
-        day = [str(int(time.time()) // _DAY_S)] if limit.period == "day" else []
+        day = [str(int(time.time()) // DAY_S)] if limit.period == "day" else []
         return self._items[limit.period](limit.amount, namespace="reranker").key_for(caller.name, limit.kind, *day)
 
 

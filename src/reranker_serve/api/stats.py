@@ -12,9 +12,9 @@ import sqlite3
 import time
 from dataclasses import asdict
 from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Query
 
 from reranker_serve.api.paths import STATS
 from reranker_serve.errors import InvalidRequest
@@ -27,6 +27,10 @@ from reranker_serve.telemetry.usage_file import COLUMNS, parse_columns, parse_da
 
 logger = logging.getLogger(__name__)
 
+_ALL = ",".join(COLUMNS)
+Since = Annotated[str | None, Query(description="the first day of `usage`, in UTC: `2026-11-01`")]
+By = Annotated[str, Query(description="what each row of `usage` is of: some of `day`, `key` and `model`, with commas")]
+
 
 def add_stats_route(
     app: FastAPI, lifecycle: Lifecycle, settings: Settings, metrics: Metrics, usage: Usage, record: Record | None
@@ -35,7 +39,7 @@ def add_stats_route(
     prices = _prices()
 
     @app.get(STATS, tags=["Metrics"], operation_id="stats")
-    async def stats(since: str | None = None, by: str = ",".join(COLUMNS)) -> dict[str, Any]:
+    async def stats(since: Since = None, by: By = _ALL) -> dict[str, Any]:
         """What is served, the speed of the last minute, and what each key has had; of the process that answers.
 
         With `since`, a day in UTC, `usage` has what the file of usage says since then, of all processes that write it.

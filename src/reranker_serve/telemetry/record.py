@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TypeVar
 
+from reranker_serve.rates import midnight
 from reranker_serve.telemetry.usage import Amount
 from reranker_serve.telemetry.usage_file import SpentRow, UsageRow, add, check, utc_day
 
 logger = logging.getLogger(__name__)
 
 _Row = TypeVar("_Row", UsageRow, SpentRow)
-_DAY_S = 86_400
 
 # At most so much is lost when the process is killed.
 _EVERY_S = 1.0
@@ -79,7 +79,7 @@ class Record:
             counts = (self._written, self._writing.spent, self._waiting.spent)
             had = sum((each.get(row, Amount()) for each in counts), Amount())
         self._ask()
-        return now // _DAY_S * _DAY_S + _DAY_S, had.requests, had.tokens
+        return midnight(now), had.requests, had.tokens
 
     def charge(self, caller: str, now: float, requests: int = 0, tokens: int = 0) -> None:
         with self._lock:
