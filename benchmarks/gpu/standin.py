@@ -55,4 +55,4 @@ class WatchedOverlapping(Watched):
 def watched(scorer: Scorer) -> tuple[Scorer, Watched]:
     kind = WatchedOverlapping if isinstance(scorer.backend, OverlappingBackend) else Watched
     backend = kind(scorer.backend)
-    return replace(scorer, backend=backend), backend
+    return replace(scorer, backends=(backend,)), backend

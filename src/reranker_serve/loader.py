@@ -49,7 +49,7 @@ def _load(files: ModelFiles, settings: Settings) -> Scorer:
         quantization=settings.quantization,
     )
     info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backend.precision_note)
-    return Scorer(info, family, backend, warm_up(family, backend, settings))
+    return Scorer(info, family, (backend,), (warm_up(family, backend, settings),))
 
 
 def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, float]:

@@ -315,6 +315,14 @@ class OverlappingBackend(Backend, Protocol):
         """
 
 
+@runtime_checkable
+class PlacedBackend(Backend, Protocol):
+    """A backend whose device or memory belongs to some threads more than to others."""
+
+    def enter_thread(self) -> None:
+        """Called once, and first, by the thread that is going to compute."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What was loaded, for `/info` and the logs.
@@ -332,10 +340,22 @@ class ModelInfo:
 class Scorer:
     """A loaded model: who encodes and reads, who computes, and what it is.
 
-    `warm_up` has the tokens of one forward pass, and the seconds that it took; None if none was made.
+    Each of `backends` computes on a lane of its own; they are alike in precision and attention, so that no score
+    depends on the lane. `warm_ups` has for each the tokens of one forward pass, and the seconds that it took; empty if
+    none was made.
     """
 
     info: ModelInfo
     family: Family
-    backend: Backend
-    warm_up: tuple[int, float] | None = None
+    backends: tuple[Backend, ...]
+    warm_ups: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def backend(self) -> Backend:
+        """One of them, for what is the same of all."""
+        return self.backends[0]
+
+    @property
+    def device(self) -> str:
+        """All devices, like `cuda:0,cuda:2`."""
+        return ",".join(dict.fromkeys(backend.device for backend in self.backends))
