@@ -7,7 +7,7 @@ document. A *backend* runs the model over items. A *scorer* is the two together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -302,25 +302,6 @@ class Backend(Protocol):
 
         Raises `OutOfMemory` when fewer items might fit, `BackendLost` when nothing will.
         """
-
-
-@runtime_checkable
-class OverlappingBackend(Backend, Protocol):
-    """A backend whose device computes by itself: the next batch can be prepared meanwhile."""
-
-    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], Outputs]:
-        """Start what `forward` does; the function returned waits for it and has its result.
-
-        Passes are computed in the order begun. Both may raise what `forward` raises.
-        """
-
-
-@runtime_checkable
-class PlacedBackend(Backend, Protocol):
-    """A backend whose device or memory belongs to some threads more than to others."""
-
-    def enter_thread(self) -> None:
-        """Called once, and first, by the thread that is going to compute."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,11 +16,12 @@ from dataclasses import dataclass
 from functools import partial
 
 from reranker_serve.engine.job import Unit
+from reranker_serve.engine.kinds import OverlappingBackend, PlacedBackend
 from reranker_serve.engine.line import LaneLost, Line
 from reranker_serve.engine.outputs import check_shapes
 from reranker_serve.engine.watchdog import Watchdog
 from reranker_serve.errors import BackendLost, InferenceFailed
-from reranker_serve.types import Backend, EncodedItem, Outputs, OverlappingBackend, PlacedBackend
+from reranker_serve.types import Backend, EncodedItem, Outputs
 
 logger = logging.getLogger(__name__)
 

@@ -1,0 +1,56 @@
+"""Which cores are near which memory, and how lanes divide them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from itertools import pairwise
+from pathlib import Path
+
+Cores = frozenset[int]
+
+
+def own_cores() -> Cores:
+    """The cores this thread may run on; none where the system does not tell."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return frozenset(affinity(0)) if affinity else frozenset()
+
+
+def pin(cores: Cores | None) -> None:
+    """Let this thread, and those that it starts, run on these cores only; None: as before."""
+    if cores:
+        os.sched_setaffinity(0, cores)
+
+
+def by_node(own: Cores, nodes: Path = Path("/sys/devices/system/node")) -> list[Cores]:
+    """These cores by the NUMA node they belong to; all together where the system tells of no nodes."""
+    folders = sorted(nodes.glob("node[0-9]*"), key=lambda folder: int(folder.name.removeprefix("node")))
+    found = [own.intersection(_listed(folder / "cpulist")) for folder in folders]
+    return [cores for cores in found if cores] if own and frozenset().union(*found) == own else [own]
+
+
+def divide(by_node: Sequence[Cores], lanes: int, cpus: Path = Path("/sys/devices/system/cpu")) -> list[Cores]:
+    """The cores of each lane: a node, or an even share of nodes that lie beside each other.
+
+    Threads of one core stay together. There are as many cores as lanes, at least.
+    """
+    if lanes == len(by_node):
+        return list(by_node)
+
+    def core(cpu: int) -> tuple[int, int]:
+        return min(_listed(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list"), default=cpu), cpu
+
+    ordered = [cpu for node in by_node for cpu in sorted(node, key=core)]
+    edges = [round(lane * len(ordered) / lanes) for lane in range(lanes + 1)]
+    return [frozenset(ordered[start:stop]) for start, stop in pairwise(edges)]
+
+
+def _listed(path: Path) -> Iterator[int]:
+    """The numbers of a list like `0-3,8`."""
+    try:
+        parts = path.read_text().strip().split(",")
+    except OSError:  # not there
+        return
+    for part in filter(None, parts):
+        first, _, last = part.partition("-")
+        yield from range(int(first), int(last or first) + 1)
