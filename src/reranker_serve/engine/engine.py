@@ -152,16 +152,14 @@ class Engine:
         """A lane computes no more; on whichever thread sees it."""
         told = f"{lane.name}: {reason}" if len(self._lanes) > 1 else reason
         loss = self._line.lose(lane.number, told, thread_ended)
+        if loss.news:
+            lane.stop_watching()
+            self._on_loss(lane.name, reason)
         for job in loss.poisoned:
             job.fail(InferenceFailed("the model failed on this request: two devices were lost while they computed it"))
         failed = sum(job.fail(NotReady(told, retry_after=30)) for job in loss.abandoned)
-        if not loss.news:
-            return
-        lane.stop_watching()
         if loss.last:
             logger.critical("%s; %d request(s) that waited for it failed", told, failed)
-        else:
-            logger.critical("%s; the other devices go on", told)
-        self._on_loss(lane.name, reason)
-        if loss.last:
             self._on_death()
+        elif loss.news:
+            logger.critical("%s; the other devices go on", told)

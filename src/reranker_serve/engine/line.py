@@ -242,8 +242,9 @@ class Line:
 
     def _is_over(self, hand: _Hand) -> bool:
         """What another lane has in hand may come back as long as it is not computed."""
-        closed = self._closing and not any(other.units for other in self._hands)
-        return closed or hand.lost is not None or self.death is not None
+        if not self._closing:
+            return hand.lost is not None
+        return all(unit.job.given_up for other in self._hands for unit in other.units)
 
     def _at_rest(self) -> bool:
         return self.death is not None or not any(hand.running and hand.lost is None for hand in self._hands)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import pairwise
 from pathlib import Path
 
@@ -17,9 +18,10 @@ def own_cores() -> Cores:
 
 
 def pin(cores: Cores | None) -> None:
-    """Let this thread, and those that it starts, run on these cores only; None: as before."""
+    """Let this thread, and those that it starts, run on these cores only, if the system allows; None: as before."""
     if cores:
-        os.sched_setaffinity(0, cores)
+        with suppress(OSError):  # they were taken from this process meanwhile: it is slower without, not wrong
+            os.sched_setaffinity(0, cores)
 
 
 def by_node(own: Cores, nodes: Path = Path("/sys/devices/system/node")) -> list[Cores]:
