@@ -30,7 +30,7 @@ def _lanes(run: Run) -> Outcome:
     """Without a GPU there are two lanes on the CPU."""
     folder = wide(run.work / "wide", tiny=True)
     device = "cuda" if run.on_gpu else "cpu"
-    settings = settings_for(folder, device, half=True, cpu_lanes="2")
+    settings = settings_for(folder, device, half=True, cpu_lanes="2", cpu_threads="2")
     query, documents = texts(24)
     expected = raw_scores(scorer_of(folder, "cuda:0" if run.on_gpu else "cpu", half=True), query, documents)
     scorer, backends = watched_lanes(load(settings))

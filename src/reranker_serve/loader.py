@@ -103,11 +103,11 @@ def _cpu_lanes(settings: Settings, threads: int) -> list[nodes.Cores | None]:
     own = nodes.own_cores()
     there = nodes.by_node(own)
     lanes = settings.cpu_lanes or (len(there) if threads == len(own) else 1)
-    if lanes == 1 or not own:
-        return [None] * lanes
-    if lanes > len(own):
-        raise ModelError(f"RERANKER_CPU_LANES={lanes}, but there are {len(own)} core(s) here: set that at most")
-    return [*nodes.divide(there, lanes)]
+    if lanes > max(1, threads):
+        raise ModelError(
+            f"RERANKER_CPU_LANES={lanes}, but there are {threads} thread(s) to compute with: set that at most"
+        )
+    return nodes.divide(there, lanes) if lanes > 1 else [None]
 
 
 def _threads(settings: Settings) -> int:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from reranker_serve import loader
 from reranker_serve.backends.cpu.nodes import by_node, divide, own_cores, pin
 from reranker_serve.backends.torch.backend import TorchBackend
 from reranker_serve.errors import ModelError
@@ -23,13 +22,6 @@ def nodes(folder: Path, *lists: str) -> Path:
         (folder / f"node{number}").mkdir()
         (folder / f"node{number}" / "cpulist").write_text(text + "\n")
     (folder / "node_online").write_text("")
-    return folder
-
-
-def siblings(folder: Path, threads: Sequence[str]) -> Path:
-    for cpu, text in enumerate(threads):
-        (folder / f"cpu{cpu}" / "topology").mkdir(parents=True)
-        (folder / f"cpu{cpu}" / "topology" / "thread_siblings_list").write_text(text)
     return folder
 
 
@@ -51,19 +43,20 @@ def test_of_no_nodes_all_cores_are_one(tmp_path: Path) -> None:
     assert by_node(frozenset(), tmp_path) == [frozenset()]
 
 
-def test_lanes_are_nodes_or_even_shares_of_them(tmp_path: Path) -> None:
+def test_lanes_are_nodes_or_share_them_or_have_several() -> None:
     two = [cores(0, 1, 4, 5), cores(2, 3, 6, 7)]
-    assert divide(two, 2, tmp_path) == two
-    assert divide(two, 4, tmp_path) == [cores(0, 1), cores(4, 5), cores(2, 3), cores(6, 7)]
-    assert divide(two, 1, tmp_path) == [cores(*range(8))]
-    uneven = [cores(0, 1, 2), cores(3)]
-    assert divide(uneven, 2, tmp_path) == uneven
-    assert divide([cores(*range(10))], 3, tmp_path) == [cores(0, 1, 2), cores(3, 4, 5, 6), cores(7, 8, 9)]
+    assert divide(two, 2) == two
+    assert divide(two, 4) == [two[0], two[0], two[1], two[1]]
+    assert divide(two, 3) == [two[0], two[0], two[1]]
+    assert divide(two, 1) == [cores(*range(8))]
+    four = [cores(0), cores(1), cores(2), cores(3, 4)]
+    assert divide(four, 2) == [cores(0, 1), cores(2, 3, 4)]
+    assert divide(four, 3) == [cores(0), cores(1), cores(2, 3, 4)]
 
 
-def test_the_threads_of_a_core_are_not_divided(tmp_path: Path) -> None:
-    tree = siblings(tmp_path, ["0,2", "1,3", "0,2", "1,3"])
-    assert divide([cores(0, 1, 2, 3)], 2, tree) == [cores(0, 2), cores(1, 3)]
+def test_on_one_node_no_lane_has_cores_of_its_own() -> None:
+    """Another program that runs on a lane's only core would hold it up."""
+    assert divide([cores(0, 1, 2, 3)], 2) == [None, None]
 
 
 @needs_two_cores
@@ -81,9 +74,12 @@ def test_a_thread_is_pinned_with_those_it_starts_and_no_other() -> None:
 
 
 @needs_two_cores
-def test_two_lanes_compute_what_one_does_each_on_its_cores(tmp_path: Path) -> None:
+def test_two_lanes_compute_what_one_does_each_on_its_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = save_cross_encoder("bert", tmp_path)
-    one, two = load_scorer(folder), load_scorer(folder, cpu_lanes="2")
+    one = load_scorer(folder)
+    halves = [frozenset([core]) for core in sorted(own_cores())[:2]]
+    monkeypatch.setattr(loader.nodes, "by_node", lambda own: halves)
+    two = load_scorer(folder, cpu_lanes="2", cpu_threads="2")
     assert (len(one.backends), len(two.backends), len(two.warm_ups)) == (1, 2, 2)
     assert two.device == "cpu"
     documents = ["plants", "the stock market fell " * 8, "sun light and water", ""]
@@ -100,12 +96,9 @@ def test_two_lanes_compute_what_one_does_each_on_its_cores(tmp_path: Path) -> No
         assert isinstance(backend, TorchBackend)
         with ThreadPoolExecutor(1) as thread:
             np.testing.assert_array_equal(thread.submit(compute, backend).result(), expected)
-    assert seen[0].isdisjoint(seen[1])
-    assert seen[0] | seen[1] == own_cores()
+    assert seen == halves
 
 
-def test_more_lanes_than_cores_are_refused(tmp_path: Path) -> None:
-    if not hasattr(os, "sched_getaffinity"):
-        pytest.skip("this system does not tell of cores")
-    with pytest.raises(ModelError, match=f"RERANKER_CPU_LANES=64, but there are {len(own_cores())} core"):
-        load_scorer(save_cross_encoder("bert", tmp_path), cpu_lanes="64")
+def test_more_lanes_than_threads_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"RERANKER_CPU_LANES=2, but there are 1 thread"):
+        load_scorer(save_cross_encoder("bert", tmp_path), cpu_lanes="2", cpu_threads="1")

@@ -31,20 +31,19 @@ def by_node(own: Cores, nodes: Path = Path("/sys/devices/system/node")) -> list[
     return [cores for cores in found if cores] if own and frozenset().union(*found) == own else [own]
 
 
-def divide(by_node: Sequence[Cores], lanes: int, cpus: Path = Path("/sys/devices/system/cpu")) -> list[Cores]:
-    """The cores of each lane: a node, or an even share of nodes that lie beside each other.
+def divide(by_node: Sequence[Cores], lanes: int) -> list[Cores | None]:
+    """The cores of each lane: a node's, which lanes share if there are more of them; those of several nodes, if there are
+    fewer; None: any, where there is one node.
 
-    Threads of one core stay together. There are as many cores as lanes, at least.
+    Less than a node is no lane's own: it would be held up by what else runs there, beside a core that is as near.
     """
-    if lanes == len(by_node):
-        return list(by_node)
-
-    def core(cpu: int) -> tuple[int, int]:
-        return min(_listed(cpus / f"cpu{cpu}" / "topology" / "thread_siblings_list"), default=cpu), cpu
-
-    ordered = [cpu for node in by_node for cpu in sorted(node, key=core)]
-    edges = [round(lane * len(ordered) / lanes) for lane in range(lanes + 1)]
-    return [frozenset(ordered[start:stop]) for start, stop in pairwise(edges)]
+    nodes = len(by_node)
+    if nodes == 1:
+        return [None] * lanes
+    if lanes >= nodes:
+        return [by_node[lane * nodes // lanes] for lane in range(lanes)]
+    edges = [lane * nodes // lanes for lane in range(lanes + 1)]
+    return [frozenset().union(*by_node[start:stop]) for start, stop in pairwise(edges)]
 
 
 def _listed(path: Path) -> Iterator[int]:
