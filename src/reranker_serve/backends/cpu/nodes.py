@@ -32,8 +32,8 @@ def by_node(own: Cores, nodes: Path = Path("/sys/devices/system/node")) -> list[
 
 
 def divide(by_node: Sequence[Cores], lanes: int) -> list[Cores | None]:
-    """The cores of each lane: a node's, which lanes share if there are more of them; those of several nodes, if there are
-    fewer; None: any, where there is one node.
+    """The cores of each lane: a node's, which lanes share if there are more of them; those of several nodes, if there
+    are fewer; None: any, where there is one node.
 
     Less than a node is no lane's own: it would be held up by what else runs there, beside a core that is as near.
     """
