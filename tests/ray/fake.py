@@ -27,7 +27,7 @@ def load(settings: Settings, pids: Path, token: float, loading: float, named: bo
     backend = FaultyBackend(lambda items: time.sleep(token * count_tokens(items)), batch_token_cap=256)
     scorer = fake_scorer(backend)
     name = f"process-{os.getpid()}" if named else settings.model_name
-    return replace(scorer, info=replace(scorer.info, name=name), warm_up=(1000, 1000 * token) if token else None)
+    return replace(scorer, info=replace(scorer.info, name=name), warm_ups=((1000, 1000 * token),) if token else ())
 
 
 def load_unservable(settings: Settings) -> Scorer:

@@ -46,14 +46,14 @@ def test_all_dialects_keys_errors_and_metrics_are_as_without_ray(cluster: Fleet)
 def test_too_much_is_answered_with_429_and_the_computed_time_to_come_again(cluster: Fleet) -> None:
     """Never with Ray's own 503, however many requests wait."""
     cluster.deploy(replicas=2, token=0.002, settings={"max_queue_seconds": "2", "cache_entries": "0"})
-    with ThreadPoolExecutor(60) as callers:
-        replies = list(callers.map(lambda i: cluster.post(documents(20 + 2 * i)), range(60)))
+    with ThreadPoolExecutor(30) as callers:  # each asks for 4.8 s of work
+        replies = list(callers.map(lambda _: cluster.post(documents(300)), range(30)))
     assert {reply.status_code for reply in replies} == {200, 429}
     refused = [reply for reply in replies if reply.status_code == 429]
     assert all("the server is overloaded" in reply.json()["error"]["message"] for reply in refused)
     waits = [int(reply.headers["retry-after"]) for reply in refused]
     assert min(waits) >= 1
-    assert len(set(waits)) > 1, "computed, and not one number for all"
+    assert max(waits) > 2, "what waits before it, less the two seconds that may"
 
 
 def test_documents_of_a_client_that_went_away_are_not_computed(cluster: Fleet) -> None:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import traceback
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from reranker_serve.errors import BackendError
 from reranker_serve.types import EncodedItem, Outputs
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """What is kept of an exception: as a whole it would keep the tensors of its pass in memory."""
-
-    kind: str
-    text: str
-
-    @classmethod
-    def of(cls, error: Exception) -> Failure:
-        return cls(type(error).__name__, "".join(traceback.format_exception(error)).rstrip())
 
 
 def zeros(items: Sequence[EncodedItem], width: int) -> Outputs:

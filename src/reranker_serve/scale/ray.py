@@ -157,13 +157,14 @@ def _behind_haproxy() -> bool:
 
 def _placed(settings: Settings, arguments: Arguments) -> Settings:
     """The settings of one replica: one process, on what Ray gives it."""
-    device, threads = settings.device, settings.cpu_threads
+    found: dict[str, Any] = {"workers": 1}
     if not arguments.num_gpus:
-        if device and device.startswith("cuda"):
-            raise SettingsError(f"RERANKER_DEVICE={device} needs replicas with GPUs: give num_gpus=1 or more")
-        device = device or "cpu"
-        threads = threads or max(1, int(arguments.num_cpus))
-    return settings.model_copy(update={"workers": 1, "device": device, "cpu_threads": threads})
+        if settings.device and settings.device.startswith("cuda"):
+            raise SettingsError(f"RERANKER_DEVICE={settings.device} needs replicas with GPUs: give num_gpus=1 or more")
+        found["device"] = settings.device or "cpu"
+        found["cpu_threads"] = settings.cpu_threads or max(1, int(arguments.num_cpus))
+        found["cpu_lanes"] = settings.cpu_lanes or 1  # Ray tells how many cores are a replica's, and not which
+    return settings.model_copy(update=found)
 
 
 def _one_line(error: ValidationError) -> str:
