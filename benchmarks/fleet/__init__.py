@@ -1,0 +1,1 @@
+"""Many replicas on a virtual clock: what routing and scaling by seconds of waiting work are worth."""
