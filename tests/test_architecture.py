@@ -33,7 +33,7 @@ LAYERS = [
     ["process"],
     ["workers"],
     ["server"],
-    ["ready", "daemon", "demo", "tools"],
+    ["ready", "daemon", "demo", "tools", "scale"],
     ["cli"],
     ["__main__"],
 ]
@@ -182,3 +182,9 @@ def test_files_and_functions_stay_small() -> None:
         for node in ast.walk(ast.parse(text)):
             if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
                 assert (node.end_lineno or 0) - node.lineno < 70, f"{path}: {node.name}"
+
+
+def test_the_policy_of_a_fleet_needs_nothing_but_the_standard_library() -> None:
+    found = {name.split(".")[0] for name in imports(PACKAGE / "scale" / "policy.py")}
+    assert found <= sys.stdlib_module_names
+    assert not found & {"time", "datetime", "asyncio", "threading", "os", "socket"}
