@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,10 +18,12 @@ import pytest
 from reranker_serve.backends.fake import FakeBackend, FakeFamily, fake_scorer
 from reranker_serve.cli import main
 from reranker_serve.errors import BackendLost, NotReady, StartupError
+from reranker_serve.tools.score.command import add_arguments
 from reranker_serve.tools.score.progress import Progress, duration
 from reranker_serve.types import EncodedItem, FloatArray, ModelInfo, Scorer
 from tests.tools.scoring import read, score, write
 
+PAGE = Path(__file__).parents[2] / "docs" / "offline.md"
 QUERY = "blue whale ocean"
 
 
@@ -262,6 +266,26 @@ def test_what_cannot_be_done_is_one_line(
     assert told.startswith(f"error: {said}")
     assert told.count("\n") == 1
     assert sorted(os.listdir()) == before
+
+
+def test_the_examples_of_the_documentation_are_what_it_writes(tmp_path: Path, output: Path) -> None:
+    asked, answered = re.findall(r"```json\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    pairs = tmp_path / "pairs.jsonl"
+    pairs.write_text(asked)
+    assert main(["score", "--demo", str(pairs), str(output)]) == 0
+    expected = [json.loads(line) for line in answered.splitlines()]
+    for line, told in zip(read(output), expected, strict=True):
+        assert list(line) == list(told)
+        for name, value in told.items():
+            assert line[name] == (pytest.approx(value, abs=0.01) if "score" in name else value)
+
+
+def test_every_option_of_the_command_is_documented() -> None:
+    parser = argparse.ArgumentParser()
+    add_arguments(parser)
+    flags = [flag for flag in re.findall(r"--[a-z-]+", parser.format_help()) if flag != "--help"]
+    assert len(set(flags)) > 8
+    assert [flag for flag in flags if f"`{flag}" not in PAGE.read_text()] == []
 
 
 # --- progress ---
