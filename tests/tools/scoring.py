@@ -50,6 +50,8 @@ def main(lines: str, output: str, seconds: str) -> int:
     except StartupError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import random
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +58,20 @@ def test_killed_at_any_moment_it_loses_and_doubles_no_line(tmp_path: Path) -> No
     assert kills > 3
     assert read(output) == read(whole)
     assert sorted(tmp_path.iterdir()) == sorted([pairs, whole, output])
+
+
+def test_interrupted_it_ends_with_the_pass_and_tells_that_it_goes_on(tmp_path: Path) -> None:
+    """Not with all that is on its way, which takes 16 s here."""
+    pairs, output = write(tmp_path / "pairs.jsonl", rows(3000)), tmp_path / "scores.jsonl"
+    program = [sys.executable, "-m", "tests.tools.scoring", str(pairs), str(output), "0.5"]
+    with subprocess.Popen(program, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "begun\n"
+        time.sleep(1.5)
+        process.send_signal(signal.SIGINT)
+        _, told = process.communicate(timeout=8)
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == f"stopped: {output}.part has what is scored, and the same command goes on"
 
 
 @pytest.fixture

@@ -151,3 +151,4 @@ async def score_all(
     finally:
         for _, task in waiting:
             task.cancel()
+        await asyncio.gather(*(task for _, task in waiting), return_exceptions=True)
