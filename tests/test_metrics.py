@@ -53,6 +53,19 @@ async def test_the_queue_gauge_follows_the_queue_and_returns_to_zero(connect: Co
         assert (await values(client))["reranker_queue_tokens"] == 0
 
 
+async def test_the_seconds_that_wait_follow_what_was_let_in_and_return_to_zero(connect: Connect, gate: Gate) -> None:
+    backend = FakeBackend(lambda items: gate(items) if len(items) > 1 else None)
+    async with connect(backend, cache_entries="0") as client:
+        assert (await client.post("/rerank", json={**GOOD, "documents": ["one"]})).status_code == 200
+        assert (await values(client))["reranker_waiting_seconds"] == 0
+        waiting = asyncio.create_task(client.post("/rerank", json=GOOD))
+        await gate.entered()
+        assert (await values(client))["reranker_waiting_seconds"] > 0
+        gate.open()
+        assert (await waiting).status_code == 200
+        assert (await values(client))["reranker_waiting_seconds"] == 0
+
+
 async def test_the_queue_gauge_returns_to_zero_when_the_model_dies(connect: Connect, gate: Gate) -> None:
     def die(items: Sequence[EncodedItem]) -> None:
         gate(items)

@@ -99,6 +99,7 @@ class Scoring:
             token_budget,
             on_batch=metrics.batch_tokens.observe,
             on_queue=metrics.queue_tokens.set,
+            on_wait=metrics.waiting_seconds.set,
             on_death=on_death,
             on_pass=tracing.forward,
             pass_timeout=settings.batch_timeout,

@@ -62,7 +62,7 @@ def test_workers_share_the_port_sum_their_metrics_and_replace_a_crashed_one(tmp_
             time.sleep(0.1)
         until_ready(server, 3)
         assert metric(server.url, "reranker_requests_total") >= counted + 13
-        assert metric(server.url, "reranker_queue_tokens") == 0.0
+        assert metric(server.url, "reranker_queue_tokens") == metric(server.url, "reranker_waiting_seconds") == 0.0
         assert server.terminate() == 0
 
 

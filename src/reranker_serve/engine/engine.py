@@ -30,7 +30,7 @@ _STOPPING = "the server is shutting down"
 OnPass = Callable[[Sequence[EncodedItem]], Callable[[str | None], None]]
 
 
-def _ignore(tokens: int) -> None:
+def _ignore(amount: float) -> None:
     return None
 
 
@@ -71,11 +71,10 @@ class _Failure:
 class Engine:
     """Runs a backend over everything submitted. Thread-safe; times are of `time.monotonic`.
 
-    `on_batch(tokens)` is called after each forward pass, `on_queue(tokens)` whenever the
-    number of waiting tokens changes, `on_death()` once, when nothing will be computed any more:
-    the model thread died, or one pass took `pass_timeout` seconds. `on_pass(items)` is called
-    before each pass, and what it returns after it, with the kind of its failure or None. All must
-    be quick and may come from any thread.
+    `on_batch(tokens)` is called after each forward pass, `on_queue(tokens)` whenever the number of waiting tokens
+    changes, `on_wait(seconds)` whenever `queued_seconds` does, `on_death()` once, when nothing will be computed any
+    more: the model thread died, or one pass took `pass_timeout` seconds. `on_pass(items)` is called before each pass,
+    and what it returns after it, with the kind of its failure or None. All must be quick and may come from any thread.
     """
 
     def __init__(
@@ -85,6 +84,7 @@ class Engine:
         token_budget: int,
         on_batch: Callable[[int], None] = _ignore,
         on_queue: Callable[[int], None] = _ignore,
+        on_wait: Callable[[float], None] = _ignore,
         on_death: Callable[[], None] = _nothing,
         on_pass: OnPass = _unseen,
         pass_timeout: float = 300.0,
@@ -97,6 +97,7 @@ class Engine:
         self._budget = token_budget
         self._on_batch = on_batch
         self._on_queue = on_queue
+        self._on_wait = on_wait
         self._on_death = on_death
         self._on_pass = on_pass
         self._pass_timeout = pass_timeout
@@ -138,11 +139,13 @@ class Engine:
         with self._changed:
             self.check_open()
             self._admission.admit(promise, time.monotonic(), least)
+            self._on_wait(self._admission.seconds)
         try:
             yield promise
         finally:
             with self._changed:
                 self._admission.forget(promise)
+                self._on_wait(self._admission.seconds)
 
     def submit(self, items: Sequence[EncodedItem], promise: Promise) -> Job:
         """Queue all items of a request that is let in.
@@ -157,6 +160,7 @@ class Engine:
             job = Job(items, now, promise)
             self._scheduler.add(job)
             self._on_queue(self._scheduler.queued_tokens)
+            self._on_wait(self._admission.seconds)
             self._changed.notify()
         job.future.add_done_callback(lambda future: self._forget(job) if future.cancelled() else None)
         return job
@@ -331,6 +335,7 @@ class Engine:
             self._admission.learn(tokens, seconds, now)
             for job in {unit.job for unit in units}:
                 self._admission.reduce(job.promise, job.waiting_tokens)
+            self._on_wait(self._admission.seconds)
         self._on_batch(tokens)
 
     # --- the end, on whichever thread sees it ---

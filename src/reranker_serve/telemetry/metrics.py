@@ -45,6 +45,12 @@ class Metrics:
             multiprocess_mode="livesum",
             registry=registry,
         )
+        self.waiting_seconds = Gauge(
+            "reranker_waiting_seconds",
+            "Seconds of computing that wait, by the measured rate.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
         self.queue_seconds = Histogram(
             "reranker_queue_seconds",
             "Time from admission to the first forward pass.",
@@ -81,8 +87,8 @@ def counted(counter: Counter) -> int:
 
 
 def _forget_dead_workers(folder: Path) -> None:
-    """Gauges of a worker that crashed must not be summed for ever."""
-    for path in folder.glob("gauge_livesum_*.db"):
+    """Gauges of a worker that crashed must not count for ever."""
+    for path in folder.glob("gauge_live*_*.db"):
         found = re.search(r"_(\d+)\.db$", path.name)
         if found and not _alive(int(found[1])):
             mark_process_dead(int(found[1]), str(folder))
