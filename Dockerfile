@@ -8,10 +8,10 @@ WORKDIR /build
 RUN python -m venv /opt/venv
 ENV PATH=/opt/venv/bin:$PATH
 COPY requirements.txt requirements-demo.txt requirements-dev.txt ./
-# An image has the exporter of traces too; it is loaded only where OTEL_ variables are set.
+# An image has the exporter of traces and the client of Redis, too; they are loaded only where variables ask for them.
 RUN grep '^torch==' requirements.txt > torch.txt \
     && grep -v '^-e' requirements.txt > wanted.txt \
-    && grep '^opentelemetry' requirements-dev.txt >> wanted.txt \
+    && grep -E '^(opentelemetry|limits|redis)' requirements-dev.txt >> wanted.txt \
     && grep '^accelerate' requirements-dev.txt > accelerate.txt
 
 FROM build AS wheel

@@ -114,7 +114,9 @@ def test_supervisors_wait_longer_than_draining_may_take() -> None:
 
 def test_the_pins_that_the_dockerfile_takes_from_the_requirements_are_there() -> None:
     assert re.search(r"^torch==", (ROOT / "requirements.txt").read_text(), re.MULTILINE)
-    extra = re.findall(r"^tracing = \[(.+)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[0]
-    wanted = set(re.findall(r'"(opentelemetry[\w-]+)', extra))
-    pinned = set(re.findall(r"^(opentelemetry[\w-]+)==", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
+    extras = re.findall(r"^(?:tracing|redis) = \[(.+)\]$", (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+    wanted = set(re.findall(r'"([a-z-]+)', " ".join(extras)))
+    taken = re.findall(r"grep -E '\^\((\S+)\)' requirements-dev.txt", DOCKERFILE)[0]
+    pinned = set(re.findall(rf"^((?:{taken})[\w-]*)==", (ROOT / "requirements-dev.txt").read_text(), re.MULTILINE))
+    assert len(wanted) == 4
     assert wanted == pinned

@@ -4,6 +4,7 @@ import hashlib
 import logging
 import os
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,7 @@ import pytest
 from reranker_serve import keys as module
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import Key, KeyFile, Keys, hash_key, parse_file, parse_key, parse_list
+from reranker_serve.rates import Rates
 from tests.server.processes import CLI, environment
 
 HASH = hash_key("s3cret")
@@ -35,10 +37,30 @@ def test_a_file_has_bare_and_named_keys_hashed_or_not() -> None:
     )
 
 
+def test_a_key_may_have_limits_of_its_own_behind_it() -> None:
+    lines = "bare 5 requests", "team-a: one\t600 requests, 2000000 tokens a day", f"team-b: {HASH}"
+    text = "\n".join([*lines, f"{hash_key('x')} 1 token a day"])
+    bare, team, other, hashed = parse_file(text)
+    assert bare.rates == Rates.parse("5 requests")
+    assert (team.name, team.rates) == ("team-a", Rates.parse("600 requests a minute, 2000000 tokens a day"))
+    assert other.rates is None
+    assert hashed == replace(parse_key("x"), rates=Rates.parse("1 token a day"))
+
+
+def test_keys_of_one_name_have_one_budget() -> None:
+    same = parse_file("a: one 5 requests, 9 tokens\na: two 9 tokens a minute,  5 requests")
+    assert same[0].rates == same[1].rates
+    for second in ("a: two", "a: two 6 requests"):
+        with pytest.raises(ValueError, match=r"line 3: keys of one name share their limits: .* each key of a"):
+            parse_file(f"a: one 5 requests\nb: other 7 requests\n{second}")
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
         ("", "holds no key"),
+        ("team: s3cret 5 requests an hour", "line 1: should be 'name: key'"),
+        ("s3cret 5 requests a day, 6 requests a day", "none of them twice"),
         ("# only this\n", "holds no key"),
         ("good\ntwo s3cret\n", "line 2: should be 'name: key'"),
         ("team: s3cret # note", "line 1: should be 'name: key'"),

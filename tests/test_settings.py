@@ -7,7 +7,7 @@ import pytest
 from reranker_serve.environment import environment_name, load_settings
 from reranker_serve.errors import SettingsError
 from reranker_serve.keys import parse_key
-from reranker_serve.rates import Rates
+from reranker_serve.rates import Kind, Limit, Period, Rates
 from reranker_serve.settings import Settings
 
 NO_FILE = Path("/nonexistent")
@@ -87,6 +87,9 @@ MALFORMED = [
     ("RATE_LIMIT", "5 requests, 5 requests", "should be like"),
     ("RATE_LIMIT", "5 requests,", "should be like"),
     ("RATE_LIMIT", "5 documents", "should be like"),
+    ("RATE_LIMIT", "5 requests a year", "should be like '600 requests, 2000000 tokens a day'"),
+    ("RATE_LIMIT", "1 token a minute, 2 tokens", "none of them twice"),
+    ("LIMITS_URL", "store:6379", "should be like 'redis://"),
     ("CORS_ORIGINS", "app.example.com", "like 'https://app.example.com'"),
     ("CORS_ORIGINS", "https://app.example.com/", "without a path"),
     ("CORS_ORIGINS", "https://App.example.com", "in lower case"),
@@ -119,6 +122,7 @@ def test_every_setting_that_can_be_malformed_is_tried() -> None:
         "tls_certfile",
         "tls_keyfile",
         "api_key_file",
+        "usage_file",
     }
     assert {name.lower() for name, _, _ in MALFORMED} == Settings.model_fields.keys() - any_text
 
@@ -170,16 +174,39 @@ def test_keys_are_several_and_never_shown() -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "workers", "rates"),
+    ("text", "limits"),
     [
-        ("600 requests", "1", Rates(600, None)),
-        ("1 token", "1", Rates(None, 1)),
-        ("1000000 tokens,  600 requests", "1", Rates(600, 1_000_000)),
-        ("600 requests, 1 token", "4", Rates(150, 1)),
+        ("600 requests", [(600, "requests", "minute")]),
+        ("1 token per day", [(1, "tokens", "day")]),
+        ("1000000 tokens,  600 requests a minute", [(600, "requests", "minute"), (1_000_000, "tokens", "minute")]),
+        (
+            "7 tokens a day, 6 requests a day, 60 tokens",
+            [(60, "tokens", "minute"), (6, "requests", "day"), (7, "tokens", "day")],
+        ),
     ],
 )
-def test_a_rate_limit_is_divided_between_the_workers(text: str, workers: str, rates: Rates) -> None:
-    assert read({"RERANKER_RATE_LIMIT": text, "RERANKER_WORKERS": workers})[0].rates == rates
+def test_a_rate_limit_is_for_a_minute_unless_it_says_a_day(text: str, limits: list[tuple[int, Kind, Period]]) -> None:
+    assert read({"RERANKER_RATE_LIMIT": text})[0].rates == Rates(tuple(Limit(*limit) for limit in limits))
+
+
+def test_a_limit_is_divided_between_processes_that_do_not_know_of_each_other() -> None:
+    assert Limit(600, "requests", "day").share(4) == Limit(150, "requests", "day")
+    assert Limit(1, "tokens", "minute").share(4) == Limit(1, "tokens", "minute")
+
+
+@pytest.mark.parametrize("url", ["redis://:s3cret@store:6379/0", "rediss://store", "redis+unix:///run/redis.sock"])
+def test_the_address_of_the_store_of_limits_is_taken_and_never_shown(url: str) -> None:
+    settings, _ = read({"RERANKER_LIMITS_URL": url})
+    assert settings.limits_url is not None
+    assert settings.limits_url.get_secret_value() == url
+    assert "s3cret" not in repr(settings)
+
+
+@pytest.mark.parametrize("url", ["store:6379", "memcached://s3cret", "redis:/s3cret"])
+def test_an_address_of_no_store_is_one_line_without_it(url: str) -> None:
+    with pytest.raises(SettingsError, match=r"RERANKER_LIMITS_URL=\*\*\* is not valid: it should be") as caught:
+        read({"RERANKER_LIMITS_URL": url})
+    assert "s3cret" not in str(caught.value)
 
 
 def test_a_folder_is_served_under_its_name_unless_a_name_is_given(tmp_path: Path) -> None:

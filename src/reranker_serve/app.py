@@ -22,8 +22,10 @@ from reranker_serve.api.middleware import Boundary, RequireKey
 from reranker_serve.api.pages import add_pages
 from reranker_serve.api.paths import ASSETS, DESCRIPTION
 from reranker_serve.api.probes import add_probe_routes
+from reranker_serve.api.rate_ledger import Ledger, OwnLedger
 from reranker_serve.api.rate_limit import RateLimit
 from reranker_serve.api.routes import add_rerank_routes
+from reranker_serve.api.shared_ledger import SharedLedger
 from reranker_serve.api.side import add_side_routes
 from reranker_serve.api.stats import add_stats_route
 from reranker_serve.api.unknown_route import unknown_route
@@ -35,6 +37,7 @@ from reranker_serve.keys import KeyFile, Keys
 from reranker_serve.lifecycle import DETACHED, Lifecycle, Process
 from reranker_serve.settings import Settings
 from reranker_serve.telemetry.metrics import Metrics
+from reranker_serve.telemetry.record import Record
 from reranker_serve.telemetry.setup import tracing_from_environment
 from reranker_serve.telemetry.tracing import Tracing
 from reranker_serve.telemetry.usage import Usage
@@ -53,9 +56,12 @@ def create_app(
 
     With `scorer` it serves that; without, it loads the configured model after it started, and
     answers 503 until then. `tracing` is what the OTEL_ variables configure unless given.
-    Raises `SettingsError` if the file of keys or the calibration cannot be used.
+    Raises `SettingsError` if the file of keys, the calibration, the file of usage or the store of limits
+    cannot be used.
     """
-    metrics, usage = Metrics(), Usage(time.monotonic())
+    record = given_record(settings)
+    ledger = given_ledger(settings, record)
+    metrics, usage = Metrics(), Usage(time.monotonic(), keeper=record)
     tracing = tracing or tracing_from_environment()
     lifecycle = Lifecycle(settings, metrics, tracing, process, given_calibration(settings))
 
@@ -63,6 +69,9 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         async with lifecycle.running(scorer):
             yield
+        await ledger.close()
+        if record is not None:
+            await asyncio.to_thread(record.close)
         await asyncio.to_thread(tracing.close)
 
     app = _application(settings.enable_docs, lifespan)
@@ -71,7 +80,7 @@ def create_app(
     add_probe_routes(app, lifecycle, settings, metrics)
     add_side_routes(app, lifecycle, settings)
     if settings.enable_metrics:
-        add_stats_route(app, lifecycle, settings, metrics, usage)
+        add_stats_route(app, lifecycle, settings, metrics, usage, record)
     if settings.enable_docs:
         add_pages(app, settings.needs_key)
     if settings.enable_page:
@@ -79,8 +88,8 @@ def create_app(
     # Added innermost first.
     budget = ByteBudget(settings.max_buffered_bytes)
     app.add_middleware(BodyLimit, limit=settings.max_body_bytes, seconds=settings.read_timeout, budget=budget)
-    if settings.rates is not None:
-        app.add_middleware(RateLimit, rates=settings.rates)
+    if settings.rates is not None or settings.api_key_file is not None:  # whose keys may have limits of their own
+        app.add_middleware(RateLimit, rates=settings.rates, ledger=ledger)
     app.add_middleware(RequireKey, keys=accepted_keys(settings))
     app.add_middleware(
         Boundary,
@@ -106,6 +115,17 @@ def accepted_keys(settings: Settings) -> Keys:
 def given_calibration(settings: Settings) -> Calibration | None:
     """What the settings' file holds. Raises `SettingsError` if it cannot be used."""
     return read_calibration(settings.calibration) if settings.calibration else None
+
+
+def given_record(settings: Settings) -> Record | None:
+    """What writes usage to the settings' file. Raises `SettingsError` if that can never be used."""
+    return Record(settings.usage_file.expanduser()) if settings.usage_file else None
+
+
+def given_ledger(settings: Settings, record: Record | None = None) -> Ledger:
+    """Where what callers have had is counted. Raises `SettingsError` if that can never be used."""
+    own = OwnLedger(settings.workers, record)
+    return SharedLedger(settings.limits_url.get_secret_value(), own) if settings.limits_url else own
 
 
 def _application(docs: bool, lifespan: Callable[[FastAPI], AbstractAsyncContextManager[None]]) -> FastAPI:

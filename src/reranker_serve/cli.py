@@ -81,7 +81,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    from reranker_serve.tools import calibrate, evaluate, inspection, verify
+    from reranker_serve.tools import calibrate, evaluate, inspection, usage, verify
     from reranker_serve.tools.bench import command as bench
     from reranker_serve.tools.compare import command as compare
     from reranker_serve.tools.score import command as score
@@ -93,6 +93,7 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
         ("calibrate", calibrate, "find what a score means on judged queries, and the threshold to ask with"),
         ("verify", verify, "compare the model's scores with the published ones"),
         ("inspect", inspection, "tell what a model is and how it would be served, without loading its weights"),
+        ("usage", usage, "tell who had how much by day, key and model, from the file that a server writes"),
     ):
         command = commands.add_parser(name, help=purpose)
         _add_settings(command)

@@ -13,6 +13,8 @@ from reranker_serve.errors import SettingsError
 from reranker_serve.settings import Settings
 from reranker_serve.variables import PREFIX, read_variables
 
+_SECRETS = {"api_key", "limits_url"}
+
 
 def load_settings(
     environ: Mapping[str, str] | None = None, env_file: Path = Path(".env")
@@ -64,5 +66,5 @@ def _one_line(error: ValidationError, values: Mapping[str, str]) -> str:
     first = error.errors(include_url=False)[0]
     field = str(first["loc"][0])
     reason = first["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    given = "***" if field == "api_key" else repr(values.get(field, str(Settings.model_fields[field].default)))
+    given = "***" if field in _SECRETS else repr(values.get(field, str(Settings.model_fields[field].default)))
     return f"{environment_name(field)}={given} is not valid: it {reason}"

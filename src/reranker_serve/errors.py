@@ -138,7 +138,7 @@ class NoMemory(RequestError):
 
 
 class RateLimited(RequestError):
-    """The caller has had its requests or tokens of this minute."""
+    """The caller has had its requests or tokens of this minute or day."""
 
     def __init__(self, message: str, retry_after: int) -> None:
         super().__init__(message)

@@ -13,10 +13,11 @@ import os
 import re
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from reranker_serve.errors import SettingsError
+from reranker_serve.rates import Rates
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +25,8 @@ HASHED = "sha256:"
 
 _HEX = re.compile(r"[0-9a-fA-F]{64}")
 _NAME = re.compile(r"[A-Za-z0-9._@-]{1,64}")
-_NAMED = re.compile(r"([^\s:]*):\s+(.*)")
+# Name, key, limits.
+_LINE = re.compile(r"(?:([^\s:]*):\s+)?(\S+)(?:\s+(.+))?")
 _RECHECK_S = 1.0
 _SHOWN_DIGITS = 8
 
@@ -34,10 +36,14 @@ _Stamp = tuple[int, int, int, int]
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """An accepted key: the SHA-256 of its bytes, and the name it has in the log, if any."""
+    """An accepted key: the SHA-256 of its bytes, the name it has in the log, and what it may have, if a file tells.
+
+    Keys of one name have the same `rates`, and share them.
+    """
 
     digest: bytes
     name: str | None = None
+    rates: Rates | None = None
 
     @property
     def label(self) -> str:
@@ -69,8 +75,12 @@ def parse_list(text: str) -> tuple[Key, ...]:
 
 
 def parse_file(text: str) -> tuple[Key, ...]:
-    """One key a line, as such or after a name; `#` begins a comment line. Raises `ValueError`, which names the line."""
+    """One key a line, after its name if it has one, and before its limits if it has its own; `#` begins a comment line.
+
+    Raises `ValueError`, which names the line.
+    """
     keys: dict[bytes, Key] = {}
+    shared: dict[str, Rates | None] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
@@ -79,6 +89,8 @@ def parse_file(text: str) -> tuple[Key, ...]:
             key = _parse_line(line)
             if key.digest in keys:
                 raise ValueError("the same key stands on a line above")
+            if key.name is not None and shared.setdefault(key.name, key.rates) != key.rates:
+                raise ValueError(f"keys of one name share their limits: write the same behind each key of {key.name}")
         except ValueError as error:
             raise ValueError(f"line {number}: {error}") from None
         keys[key.digest] = key
@@ -88,15 +100,22 @@ def parse_file(text: str) -> tuple[Key, ...]:
 
 
 def _parse_line(line: str) -> Key:
-    named = _NAMED.fullmatch(line)
-    name, text = (named[1], named[2]) if named else (None, line)
+    found = _LINE.fullmatch(line)
+    if found is None:
+        raise ValueError("should be 'name: key', or a key")
+    name, text, limits = found.groups()
     if name is not None and (not _NAME.fullmatch(name) or name == "sha256"):
         raise ValueError("a name has 1 to 64 letters, digits or . _ @ - and is not 'sha256'")
-    if re.search(r"\s", text) or not text:
-        raise ValueError("should be 'name: key', or a key, without blanks in it")
     if name is None and ":" in text and not text.startswith(HASHED):
         raise ValueError("put a blank after the name's colon: 'name: key'")
-    return parse_key(text, name)
+    return replace(parse_key(text, name), rates=None if limits is None else _parse_limits(limits))
+
+
+def _parse_limits(text: str) -> Rates:
+    try:
+        return Rates.parse(text)
+    except ValueError as error:
+        raise ValueError(f"should be 'name: key', or a key; what stands behind a key {error}") from None
 
 
 class KeyFile:

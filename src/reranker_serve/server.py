@@ -19,7 +19,7 @@ import uvicorn
 from fastapi import FastAPI
 from uvicorn.supervisors import ChangeReload
 
-from reranker_serve.app import accepted_keys, create_app, given_calibration
+from reranker_serve.app import accepted_keys, create_app, given_calibration, given_ledger, given_record
 from reranker_serve.connections import Bounds, ServerConfig, allow_connections
 from reranker_serve.environment import load_settings
 from reranker_serve.errors import PortError, SettingsError
@@ -91,6 +91,7 @@ def serve(
     # A worker, or a reloaded process, has nobody to tell that it cannot start.
     accepted_keys(settings)
     given_calibration(settings)
+    given_ledger(settings, given_record(settings))
     sock = bind(settings.host, settings.port)
     # uvicorn raises a signal again when it has stopped: a graceful stop is a success, not a death.
     for number in (signal.SIGTERM, signal.SIGINT):

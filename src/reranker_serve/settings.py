@@ -106,12 +106,24 @@ class Settings(BaseModel):
         " to all when neither this nor a file is set",
     )
     api_key_file: Path | None = Field(
-        None, description="file of keys, one a line: `key` or `name: key`; read again when it changes"
+        None,
+        description="file of keys, one a line: `key` or `name: key`, and behind a key its own limits, if any, as in"
+        " `RERANKER_RATE_LIMIT`; read again when it changes",
     )
     rate_limit: str | None = Field(
         None,
-        description="most that a key, or an address where there are no keys, may have in a minute: `600 requests`,"
-        " `1000000 tokens`, or both with a comma; no limit when not set",
+        description="most that a key, or an address where there are no keys, may have in a minute or a day:"
+        " `600 requests`, `1000000 tokens`, `50000000 tokens a day`, or several with commas; no limit when not set",
+    )
+    limits_url: SecretStr | None = Field(
+        None,
+        description="Redis where all workers and replicas count together what callers have had: `redis://host:6379/0`;"
+        " without it each counts by itself",
+    )
+    usage_file: Path | None = Field(
+        None,
+        description="SQLite file where usage is counted by day, key and model, and what keys have had of a day; without"
+        " it all of that is forgotten at the end of the process",
     )
     strict_model: bool = Field(False, description="answer 404 to requests that name another model")
     max_documents: int = Field(10_000, ge=1, description="most documents in one request")
@@ -226,6 +238,13 @@ class Settings(BaseModel):
             Rates.parse(value)
         return value
 
+    @field_validator("limits_url")
+    @classmethod
+    def _is_a_store(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not re.fullmatch(r"(rediss?|redis\+unix)://\S+", value.get_secret_value()):
+            raise ValueError("should be like 'redis://host:6379/0', 'rediss://...' or 'redis+unix:///path/to/socket'")
+        return value
+
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: str | None) -> str | None:
@@ -253,8 +272,8 @@ class Settings(BaseModel):
 
     @property
     def rates(self) -> Rates | None:
-        """What one worker gives a caller in a minute; None: there is no limit."""
-        return Rates.parse(self.rate_limit).share(self.workers) if self.rate_limit else None
+        """What a caller may have, unless its key has limits of its own; None: there is no limit."""
+        return Rates.parse(self.rate_limit) if self.rate_limit else None
 
     def token_budget(self, cap: int | None) -> int:
         """Tokens of one forward pass: what is configured, up to the `cap` where the device gains nothing from more."""

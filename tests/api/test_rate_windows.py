@@ -10,6 +10,7 @@ from array import array
 import pytest
 
 from reranker_serve.api.rate_windows import Windows
+from reranker_serve.rates import midnight
 
 
 def test_a_window_begins_with_a_caller_s_first_request_and_lasts_a_minute() -> None:
@@ -23,6 +24,15 @@ def test_a_window_begins_with_a_caller_s_first_request_and_lasts_a_minute() -> N
     windows.charge("a", 80.0, requests=1, tokens=2)
     assert windows.of("a", 139.9) == (140, 1, 2)
     assert windows.of("c", 5.0) == (65, 0, 0)
+
+
+def test_a_day_lasts_until_midnight_whenever_it_began() -> None:
+    day, windows = 86_400.0, Windows(midnight)
+    windows.charge("a", 3 * day + 5, requests=1)
+    windows.charge("b", 4 * day - 0.5, requests=1)
+    assert windows.of("a", 4 * day - 0.1) == (4 * day, 1, 0)
+    assert windows.of("b", 4 * day - 0.1) == (4 * day, 1, 0)
+    assert windows.of("a", 4 * day) == (5 * day, 0, 0)
 
 
 def test_to_look_keeps_nothing() -> None:

@@ -6,6 +6,7 @@ import asyncio
 import json
 import time
 from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ async def test_a_server_that_has_done_nothing(connect: Connect) -> None:
         "cache": {"hits": 0, "misses": 0},
         "workers": 1,
         "keys": [],
+        "usage": None,
     }
     assert len({row["vendor"] for row in prices["rows"]}) == 3
 
@@ -126,3 +128,44 @@ def test_prices_have_a_date_and_say_where_they_were_read() -> None:
         assert row["unit"] in counted
         assert row["source"].startswith("https://")
         assert 0 < row["price_usd"] / row["per"] < 0.01
+
+
+async def test_with_a_file_of_usage_days_of_all_processes_are_told(connect: Connect, tmp_path: Path) -> None:
+    path, file = tmp_path / "keys", str(tmp_path / "usage.db")
+    path.write_text("team-a: first\nsecond\n")
+    today = datetime.now(UTC).date()
+    for _ in range(2):
+        async with connect(api_key_file=str(path), usage_file=file) as client:
+            for key in ("first", "first", "second"):
+                await client.post("/rerank", json=GOOD, headers={"X-Api-Key": key})
+            await client.post("/rerank", json={"query": ""}, headers={"X-Api-Key": "first"})
+    async with connect(api_key_file=str(path), usage_file=file) as client:
+        client.headers["X-Api-Key"] = "first"
+        assert (await stats(client))["usage"] is None
+        kept = (await client.get("/stats", params={"since": str(today)})).json()["usage"]
+        by_key = (await client.get("/stats", params={"since": "2026-01-01", "by": "key"})).json()["usage"]
+        later = (await client.get("/stats", params={"since": str(today + timedelta(1))})).json()["usage"]
+    assert [(row["key"], row["model"], row["requests"], row["documents"]) for row in kept] == [
+        (hash_key("second")[:15], "fake", 2, 6),
+        ("team-a", "fake", 4, 12),
+    ]
+    assert kept[0]["day"] == str(today)
+    assert [set(row) for row in by_key] == [{"key", "requests", "documents", "tokens", "search_units"}] * 2
+    assert later == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"), [("since=today", "a day is like 20"), ("since=2026-01-01&by=team", "by some of day, key, model")]
+)
+async def test_a_day_that_is_none_is_an_error_that_says_so(asked: str, said: str, connect: Connect) -> None:
+    async with connect() as client:
+        reply = await client.get(f"/stats?{asked}")
+    assert reply.status_code == 400
+    assert said in reply.json()["message"]
+
+
+async def test_a_file_that_cannot_be_read_leaves_the_rest(connect: Connect, tmp_path: Path) -> None:
+    async with connect(usage_file=str(tmp_path / "usage.db")) as client:
+        (tmp_path / "usage.db").write_bytes(b"broken" * 1000)
+        found = (await client.get("/stats?since=2026-01-01")).json()
+    assert (found["usage"], found["model"]) == (None, "fake")

@@ -146,6 +146,28 @@ def test_what_is_served_and_its_cost(page: sync_api.Page, server: Server) -> Non
     expect(page.locator("#costs tbody")).to_contain_text("$")
 
 
+def test_usage_of_days_is_shown_where_a_file_keeps_it(page: sync_api.Page, server: Server, tmp_path: Path) -> None:
+    page.goto(f"{server.url}/#serve")
+    expect(page.locator("#served")).to_contain_text("float32")
+    expect(page.locator("#usage-days")).to_be_hidden()
+    settings = {"model_name": "fake", "usage_file": str(tmp_path / "usage.db"), "drain_delay": "0"}
+    with running(tmp_path, FAKE_SERVER, **settings) as before:
+        before.wait_ready()
+        httpx.post(f"{before.url}/rerank", json={"query": "a", "documents": ["a", "b"]})
+        assert before.terminate() == 0
+    with running(tmp_path, FAKE_SERVER, **settings) as after:
+        after.wait_ready()
+        page.goto(f"{after.url}/#serve")
+        expect(page.locator("#no-keys")).to_be_visible()
+        for days in ("Last 30 days", "Today"):
+            page.get_by_label("Usage of").select_option(days)
+            expect(page.locator("#keys tbody")).to_contain_text("without a key12")  # one request, two documents
+        page.evaluate(AXE_SCRIPT)
+        assert page.evaluate("axe.run()")["violations"] == []
+        page.get_by_label("Usage of").select_option("Since the start")
+        expect(page.locator("#keys")).to_be_hidden()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_axe_finds_nothing_on_any_view(page: sync_api.Page, server: Server, scheme: str) -> None:
     page.emulate_media(color_scheme=scheme)

@@ -49,6 +49,7 @@ class Exchange:
     body_bytes: int = 0
     documents: int = 0
     tokens: int = 0
+    model: str = ""
     amount: Amount | None = None
     status: int = 0
     error: str = ""
@@ -137,7 +138,7 @@ class Boundary:
             self._metrics.request_seconds.observe(seconds)
         if exchange.amount and exchange.status < 400:
             caller = exchange.key.label if exchange.key else None
-            self._usage.count(caller, seconds, exchange.amount, time.monotonic())
+            self._usage.count(caller, exchange.model, seconds, exchange.amount, time.monotonic())
         if exchange.error:
             self._metrics.errors.labels(exchange.error).inc()
         fields = _fields(scope, exchange, seconds)

@@ -92,7 +92,7 @@ def _endpoint(table: DialectTable, reranker: Callable[[], Reranker]) -> Endpoint
         exchange.documents = _documents(core)
         serving = reranker()
         result = await _until_disconnect(request.receive, _answer(serving, core))
-        exchange.tokens, exchange.timings = result.usage.prompt_tokens, result.timings
+        exchange.model, exchange.tokens, exchange.timings = result.model, result.usage.prompt_tokens, result.timings
         units = sum(search_units(len(part.documents)) for part in _parts(core))
         exchange.amount = Amount(1, result.scored, exchange.tokens, units)
         reply = Reply(exchange.id, int(time.time()))

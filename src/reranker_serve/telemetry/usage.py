@@ -6,6 +6,7 @@ import math
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 _MINUTE = 60.0
 # So many requests are remembered, about 1 MB.
@@ -44,14 +45,22 @@ class Lately:
     p95: float | None
 
 
+class Keeper(Protocol):
+    """Keeps usage beyond the end of the process."""
+
+    def count(self, key: str | None, model: str, amount: Amount) -> None: ...
+
+
 class Usage:
     """Counts answered requests by caller, from `began` on; of the last minute it knows the last `remembered` at most.
+    `keeper` is told of each.
 
     Only who has a key gets a row, so there are as many as keys.
     """
 
-    def __init__(self, began: float, remembered: int = _REMEMBERED) -> None:
+    def __init__(self, began: float, remembered: int = _REMEMBERED, keeper: Keeper | None = None) -> None:
         self.began = began
+        self._keeper = keeper
         self._callers: dict[str | None, Amount] = {}
         # When it was answered, the seconds that it took, its documents.
         self._recent: deque[tuple[float, float, int]] = deque(maxlen=remembered)
@@ -61,8 +70,10 @@ class Usage:
         """By the name of the caller's key; None where no key is needed."""
         return self._callers
 
-    def count(self, caller: str | None, seconds: float, amount: Amount, now: float) -> None:
-        """A request was answered, and took so long."""
+    def count(self, caller: str | None, model: str, seconds: float, amount: Amount, now: float) -> None:
+        """A request was answered by that model, and took so long."""
+        if self._keeper is not None:
+            self._keeper.count(caller, model, amount)
         self._callers[caller] = self._callers.get(caller, Amount()) + amount
         self._recent.append((now, seconds, amount.documents))
 

@@ -4,12 +4,15 @@ import { byId, element, milliseconds, number } from "./elements.js";
 import { Problem, call } from "./server.js";
 
 const EVERY_MS = 2000;
+const DAY_MS = 24 * 3600 * 1000;
 const MONTH_S = 30 * 24 * 3600;
 
 let timer = null;
 let shown = false;
+let latest = 0;
 
 export function startServe() {
+  byId("usage-days").addEventListener("change", refresh);
   document.addEventListener("visibilitychange", () => document.hidden || refresh());
 }
 
@@ -24,13 +27,17 @@ export function hideServe() {
 
 async function refresh() {
   clearTimeout(timer);
+  const mine = ++latest; // of two that are under way, the one that was asked for last shows and goes on
   if (!shown || document.hidden) return;
   let again = EVERY_MS;
   try {
-    show(await call("stats"));
+    const stats = await call(`stats?by=key&since=${firstDay(Number(byId("usage-days").value) || 1)}`);
+    if (mine !== latest) return;
+    show(stats);
     byId("serve-problem").hidden = true;
   } catch (error) {
     if (!(error instanceof Problem)) throw error;
+    if (mine !== latest) return;
     byId("serve-problem").textContent =
       error.status === 404 ? "This server tells no figures: RERANKER_ENABLE_METRICS is off." : error.message;
     byId("serve-problem").hidden = false;
@@ -38,6 +45,9 @@ async function refresh() {
   }
   if (again) timer = setTimeout(refresh, again);
 }
+
+/** The first of the last `days` days, of which today is one; in UTC, as the server counts them. */
+const firstDay = (days) => new Date(Date.now() - (days - 1) * DAY_MS).toISOString().slice(0, 10);
 
 const pair = (name, value) => element("div", {}, element("dt", {}, name), element("dd", {}, value));
 
@@ -66,7 +76,13 @@ function show(stats) {
 
 const AMOUNTS = ["requests", "documents", "tokens", "search_units"];
 
-function showKeys({ keys }) {
+/** Of this process since its start; of the chosen days, and then of all processes, where a file keeps usage. */
+function showKeys(stats) {
+  const choice = byId("usage-days");
+  choice.hidden = stats.usage === null;
+  byId("usage-title").textContent = choice.hidden ? "Usage since the start" : "Usage";
+  const kept = choice.value && stats.usage?.map((row) => ({ ...row, name: row.key }));
+  const keys = kept || stats.keys;
   byId("no-keys").hidden = keys.length > 0;
   byId("keys").hidden = !keys.length;
   byId("keys").tBodies[0].replaceChildren(
