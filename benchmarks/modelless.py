@@ -42,7 +42,7 @@ def scorer(tokenizer: str, settings: Settings) -> Scorer:
         return fake_scorer(FakeBackend(batch_token_cap=_BATCH_TOKENS))
     family = build_family(read_checkpoint(demo_folder()), settings)
     assert isinstance(family.readout, PooledReadout)
-    return Scorer(ModelInfo("fake", "none", "none"), family, Ones(family.readout.width))
+    return Scorer(ModelInfo("fake", "none", "none"), family, (Ones(family.readout.width),))
 
 
 if __name__ == "__main__":

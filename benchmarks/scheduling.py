@@ -83,7 +83,7 @@ class Present:
     """What the engine does, without its threads."""
 
     def __init__(self) -> None:
-        self._admission = Admission(MAX_TOKENS, MAX_SECONDS, BUDGET, lambda: 0.0)
+        self._admission = Admission(MAX_TOKENS, MAX_SECONDS, [BUDGET], lambda: 0.0)
         self._admission.learn(BUDGET, SECONDS_PER_PASS + BUDGET / TOKENS_PER_SECOND, 0.0)
         self._scheduler = Scheduler(self._admission.pace)
 

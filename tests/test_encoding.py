@@ -107,7 +107,7 @@ async def test_until_some_time_gives_the_first_documents_of_the_first_queries() 
 
 async def test_a_deadline_has_scores_though_the_texts_take_longer_than_that_to_tokenize() -> None:
     family = Slow(0.1)
-    scorer = Scorer(ModelInfo("fake", "none", "none"), family, FakeBackend())
+    scorer = Scorer(ModelInfo("fake", "none", "none"), family, (FakeBackend(),))
     reranker = Reranker(scorer, Settings(cache_entries=0), Metrics())
     try:
         result = await reranker.rerank(RerankRequest(QUERY, DOCUMENTS, deadline=0.5))

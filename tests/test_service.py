@@ -302,7 +302,7 @@ async def test_pairs_are_known_the_next_time() -> None:
 async def test_what_cannot_be_met_is_refused_before_it_is_tokenized() -> None:
     """By the speed of the warm-up pass, and the tokens that so many characters may make."""
     family = CountingFamily()
-    scorer = dataclasses.replace(fake_scorer(), family=family, warm_up=(1000, 10.0))
+    scorer = dataclasses.replace(fake_scorer(), family=family, warm_ups=((1000, 10.0),))
     reranker = Reranker(scorer, fake_settings(), Metrics())
     try:
         family.calls.clear()

@@ -40,7 +40,7 @@ def generated() -> str:
 
 
 def _row(name: str, device: str, machine: Machine) -> str:
-    precisions = [", ".join(choose_precisions(device, True, stored, machine)) for stored in _STORED]
+    precisions = [", ".join(choose_precisions([device], True, stored, machine)) for stored in _STORED]
     int8 = [_takes_int8(device, machine, readout) for readout in (ClassifierReadout(), PooledReadout("mean", 1))]
     return "| " + " | ".join([name, *precisions, *int8]) + " |"
 

@@ -37,6 +37,7 @@ PARTS: dict[str, tuple[tuple[Stage, ...], ...]] = {
             Stage("attention and faults", "faults", 150),
             Stage("over HTTP", "served", 150),
             Stage("families", "families", 240),
+            Stage("lanes", "lanes", 60),
         ),
         (Stage("a lost device", "lost", 25),),
     ),

@@ -14,9 +14,10 @@ from benchmarks.gpu.checkpoints import damaged, texts, too_large_for_float16, wi
 from benchmarks.gpu.findings import Finding, Outcome, Run
 from benchmarks.gpu.scores import Scores, compared, facts, raw_scores, scorer_of, settings_for
 from benchmarks.gpu.standin import watched
+from reranker_serve.engine.kinds import OverlappingBackend
 from reranker_serve.errors import ModelError
 from reranker_serve.tools.in_process import in_order, run_in_process
-from reranker_serve.types import Encoded, OverlappingBackend, RerankRequest, Scorer
+from reranker_serve.types import Encoded, RerankRequest, Scorer
 from tests.checkpoints import save_cross_encoder, save_language_model
 
 _HEADS_OF_16 = {"hidden_size": 64, "intermediate_size": 128}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+from reranker_serve.engine.kinds import OverlappingBackend, PlacedBackend
 from reranker_serve.errors import BackendLost, OutOfMemory
-from reranker_serve.types import Backend, EncodedItem, Outputs, OverlappingBackend, Scorer, count_tokens
+from reranker_serve.types import Backend, EncodedItem, Outputs, Scorer, count_tokens
 
 
 class Watched:
@@ -19,6 +20,10 @@ class Watched:
         self.out_of_memory, self.passes = 0, 0
         self.fits: int | None = None
         self.lost = False
+
+    def enter_thread(self) -> None:
+        if isinstance(self._backend, PlacedBackend):
+            self._backend.enter_thread()
 
     def forward(self, items: Sequence[EncodedItem]) -> Outputs:
         self._check(items)
@@ -53,6 +58,14 @@ class WatchedOverlapping(Watched):
 
 
 def watched(scorer: Scorer) -> tuple[Scorer, Watched]:
-    kind = WatchedOverlapping if isinstance(scorer.backend, OverlappingBackend) else Watched
-    backend = kind(scorer.backend)
-    return replace(scorer, backend=backend), backend
+    """One lane of a scorer."""
+    alone, (backend, *_) = watched_lanes(scorer)
+    return replace(alone, backends=(backend,), warm_ups=scorer.warm_ups[:1]), backend
+
+
+def watched_lanes(scorer: Scorer) -> tuple[Scorer, list[Watched]]:
+    backends = [
+        (WatchedOverlapping if isinstance(backend, OverlappingBackend) else Watched)(backend)
+        for backend in scorer.backends
+    ]
+    return replace(scorer, backends=tuple(backends)), backends

@@ -195,7 +195,7 @@ class Lifecycle:
             "ready: %s (%s) on %s, %s, %s attention",
             scorer.info.name,
             scorer.family.name,
-            backend.device,
+            scorer.device,
             backend.dtype,
             backend.attention,
         )

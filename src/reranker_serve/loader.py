@@ -7,11 +7,13 @@ import logging
 import os
 import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 from reranker_serve.backends import device as policy
-from reranker_serve.backends.cpu import cores
+from reranker_serve.backends.cpu import cores, nodes
 from reranker_serve.collection import no_collections
-from reranker_serve.errors import OutOfMemory
+from reranker_serve.engine.kinds import PlacedBackend
+from reranker_serve.errors import ModelError, OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.model_files.find import opened
 from reranker_serve.model_files.folders import ModelFiles
@@ -37,19 +39,42 @@ def _load(files: ModelFiles, settings: Settings) -> Scorer:
     os.environ.update(policy.apply_environment(os.environ, wanted))
     family = build_family(checkpoint, settings)
     with no_collections():
-        from reranker_serve.backends.torch.load import load as load_backend  # seconds of import, only needed here
+        from reranker_serve.backends.torch.load import load as load_backends  # seconds of import, only needed here
     gc.freeze()  # its modules are there to stay
 
-    backend = load_backend(
+    backends = load_backends(
         checkpoint,
         family.readout,
         device=settings.device,
         half_precision=settings.use_fp16,
         threads=threads,
         quantization=settings.quantization,
+        cpu_lanes=_cpu_lanes(settings, threads),
     )
-    info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backend.precision_note)
-    return Scorer(info, family, backend, warm_up(family, backend, settings))
+    if settings.workers > 1 and len(backends) > 1:
+        logger.warning(
+            "each of %d workers has a model on each of %d lanes: one worker (RERANKER_WORKERS=1) computes with all"
+            " of them, and holds them once",
+            settings.workers,
+            len(backends),
+        )
+    info = ModelInfo(settings.served_name, files.revision, checkpoint.architecture, backends[0].precision_note)
+    return Scorer(info, family, backends, _warm_ups(family, backends, settings))
+
+
+def _warm_ups(family: Family, backends: Sequence[PlacedBackend], settings: Settings) -> tuple[tuple[int, float], ...]:
+    """Those of lanes are made side by side, as they are going to compute."""
+    if len(backends) == 1:
+        return (warm_up(family, backends[0], settings),)
+    threads = [ThreadPoolExecutor(1, initializer=backend.enter_thread) for backend in backends]
+    made = [
+        thread.submit(warm_up, family, backend, settings) for thread, backend in zip(threads, backends, strict=True)
+    ]
+    try:
+        return tuple(warm_up.result() for warm_up in made)
+    finally:
+        for thread in threads:
+            thread.shutdown()
 
 
 def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, float]:
@@ -71,6 +96,18 @@ def warm_up(family: Family, backend: Backend, settings: Settings) -> tuple[int, 
         if measured[1] >= _LONG_ENOUGH_S or 2 * tokens > budget:
             return measured
         documents *= 2
+
+
+def _cpu_lanes(settings: Settings, threads: int) -> list[nodes.Cores | None]:
+    """The cores of each lane on a CPU: a lane a NUMA node, if it is for this process to compute with all of them."""
+    own = nodes.own_cores()
+    there = nodes.by_node(own)
+    lanes = settings.cpu_lanes or (len(there) if threads == len(own) else 1)
+    if lanes > max(1, threads):
+        raise ModelError(
+            f"RERANKER_CPU_LANES={lanes}, but there are {threads} thread(s) to compute with: set that at most"
+        )
+    return nodes.divide(there, lanes) if lanes > 1 else [None]
 
 
 def _threads(settings: Settings) -> int:

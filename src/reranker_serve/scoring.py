@@ -85,21 +85,21 @@ class Scoring:
         settings: Settings,
         metrics: Metrics,
         tracing: Tracing,
-        token_budget: int,
+        token_budgets: Sequence[int],
         on_death: Callable[[], None] = _nothing,
     ) -> None:
         self._family = scorer.family
         self._tracing = tracing
-        admission = Admission(settings.max_queue_tokens, settings.max_queue_seconds, token_budget)
-        if scorer.warm_up:
-            admission.learn(*scorer.warm_up, time.monotonic())
+        admission = Admission(settings.max_queue_tokens, settings.max_queue_seconds, token_budgets)
+        for lane, warm_up in enumerate(scorer.warm_ups):
+            admission.learn(*warm_up, time.monotonic(), lane)
         self.engine = Engine(
-            scorer.backend,
+            scorer.backends,
             admission,
-            token_budget,
-            on_batch=metrics.batch_tokens.observe,
+            on_batch=metrics.batch,
             on_queue=metrics.queue_tokens.set,
             on_wait=metrics.waiting_seconds.set,
+            on_loss=metrics.lane_lost,
             on_death=on_death,
             on_pass=tracing.forward,
             pass_timeout=settings.batch_timeout,
@@ -110,6 +110,7 @@ class Scoring:
         keeps = entries and not scorer.family.listwise
         self._cache = ScoreCache(entries, metrics.cache_hits.inc, metrics.cache_misses.inc) if keeps else None
         self._model_facts = _model_facts(scorer)
+        metrics.lanes([lane.device for lane in self.engine.lanes])
         self.engine.start()
 
     def close(self, timeout: float | None = None) -> int:
@@ -263,7 +264,7 @@ def _model_facts(scorer: Scorer) -> str:
     """What of the model changes a score, if only in its last bits."""
     info, family, backend = scorer.info, scorer.family, scorer.backend
     model = (info.name, info.revision, info.architecture, family.name, family.prompt, family.readout)
-    return repr((*model, backend.device, backend.dtype, backend.attention))
+    return repr((*model, scorer.device, backend.dtype, backend.attention))
 
 
 def _tokens_read(found: Sequence[tuple[_Pair, Found]]) -> int:

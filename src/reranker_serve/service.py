@@ -70,11 +70,12 @@ class Reranker:
             calibration.check(Basis.of(scorer, settings.instruction))
         self.scorer = scorer
         self.calibration = calibration
-        self.token_budget = settings.token_budget(scorer.backend.batch_token_cap)
+        budgets = [settings.token_budget(backend.batch_token_cap) for backend in scorer.backends]
+        self.token_budget = max(budgets)
         self._settings = settings
         self._metrics = metrics
         self._bounds = scorer.family.max_length_bounds
-        self._scoring = Scoring(scorer, settings, metrics, tracing or Tracing(), self.token_budget, on_death)
+        self._scoring = Scoring(scorer, settings, metrics, tracing or Tracing(), budgets, on_death)
 
     @property
     def engine(self) -> Engine:

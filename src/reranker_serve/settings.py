@@ -63,7 +63,11 @@ class Settings(BaseModel):
         description="read the model's control tokens in queries and documents as such, as transformers does: only for"
         " texts that no stranger writes",
     )
-    device: str | None = Field(None, description="`cuda`, `cuda:1`, `mps` or `cpu`; detected when not set")
+    device: str | None = Field(
+        None,
+        description="`cuda` for all GPUs, `cuda:0,cuda:2` for these, `mps` or `cpu`; detected when not set, all GPUs if"
+        " there are any",
+    )
     use_fp16: bool = Field(
         True,
         description="half precision where the device gains from it: on CUDA bfloat16 for a checkpoint saved in it,"
@@ -81,6 +85,13 @@ class Settings(BaseModel):
         le=1024,
         description="threads of a worker for the model on a CPU; when not set as `OMP_NUM_THREADS` says, else all cores"
         " / `WORKERS`",
+    )
+    cpu_lanes: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="replicas of the model on a CPU, which divide its cores and threads; when not set one for each NUMA"
+        " node whose cores the process has to itself",
     )
     calibration: Path | None = Field(
         None,
@@ -206,9 +217,12 @@ class Settings(BaseModel):
         device = str(value).strip().lower() if value is not None else "auto"
         if device == "auto":
             return None
-        if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", device):
-            raise ValueError("should be cuda, cuda:1, mps, cpu or auto")
-        return device
+        named = [part.strip() for part in device.split(",")]
+        if not re.fullmatch(r"cpu|mps|cuda|cuda:\d+(,cuda:\d+)*", ",".join(named)):
+            raise ValueError("should be cuda, or GPUs like cuda:0,cuda:2, or mps, cpu or auto")
+        if len({int(part.partition(":")[2] or 0) for part in named}) < len(named):
+            raise ValueError("should name each GPU once")
+        return ",".join(named)
 
     @field_validator("min_probability")
     @classmethod

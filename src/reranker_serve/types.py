@@ -7,7 +7,7 @@ document. A *backend* runs the model over items. A *scorer* is the two together.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -304,17 +304,6 @@ class Backend(Protocol):
         """
 
 
-@runtime_checkable
-class OverlappingBackend(Backend, Protocol):
-    """A backend whose device computes by itself: the next batch can be prepared meanwhile."""
-
-    def begin(self, items: Sequence[EncodedItem]) -> Callable[[], Outputs]:
-        """Start what `forward` does; the function returned waits for it and has its result.
-
-        Passes are computed in the order begun. Both may raise what `forward` raises.
-        """
-
-
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What was loaded, for `/info` and the logs.
@@ -332,10 +321,22 @@ class ModelInfo:
 class Scorer:
     """A loaded model: who encodes and reads, who computes, and what it is.
 
-    `warm_up` has the tokens of one forward pass, and the seconds that it took; None if none was made.
+    Each of `backends` computes on a lane of its own; they are alike in precision and attention, so that no score
+    depends on the lane. `warm_ups` has for each the tokens of one forward pass, and the seconds that it took; empty if
+    none was made.
     """
 
     info: ModelInfo
     family: Family
-    backend: Backend
-    warm_up: tuple[int, float] | None = None
+    backends: tuple[Backend, ...]
+    warm_ups: tuple[tuple[int, float], ...] = ()
+
+    @property
+    def backend(self) -> Backend:
+        """One of them, for what is the same of all."""
+        return self.backends[0]
+
+    @property
+    def device(self) -> str:
+        """All devices, like `cuda:0,cuda:2`."""
+        return ",".join(dict.fromkeys(backend.device for backend in self.backends))

@@ -39,6 +39,7 @@ async def test_info_tells_the_model_and_the_limits(connect: Connect) -> None:
         "listwise": False,
         "takes_instruction": False,
         "device": "cpu",
+        "lanes": [{"device": "cpu", "state": "up", "reason": None}],
         "dtype": "float32",
         "precision_note": None,
         "attention": "none",

@@ -124,7 +124,7 @@ async def test_pairs_of_a_query_are_a_list_each(scorer: Scorer, published: Publi
 async def test_at_the_deadline_a_block_has_scores_or_none(scorer: Scorer, published: PublishedList) -> None:
     documents = texts(130, 4)
     passes = Passes(1)
-    gated = Scorer(scorer.info, scorer.family, Gated(scorer.backend, passes))
+    gated = Scorer(scorer.info, scorer.family, (Gated(scorer.backend, passes),))
     async with serving(gated) as client:
         results = await rows(client, documents, deadline_ms=4000)
         passes.let_go()

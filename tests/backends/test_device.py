@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from reranker_serve.backends import device as policy
-from reranker_serve.backends.device import DType, Machine, choose_device, choose_precisions
+from reranker_serve.backends.device import DType, Machine, choose_devices, choose_precisions
 from reranker_serve.backends.torch.padded import buckets
 from reranker_serve.errors import ModelError
 from tests.checkpoints import load_scorer, save_cross_encoder
@@ -17,7 +17,15 @@ from tests.machine import needs_bfloat16
 CPU = Machine(cuda_devices=0, mps=False, cpu_bfloat16=False, cpu_int8=False)
 BF16 = Machine(cuda_devices=0, mps=False, cpu_bfloat16=True, cpu_int8=True)
 MAC = Machine(cuda_devices=0, mps=True, cpu_bfloat16=False, cpu_int8=False)
-GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True, cpu_int8=True, cuda_bfloat16=frozenset({0}))
+GPU = Machine(
+    cuda_devices=2,
+    mps=False,
+    cpu_bfloat16=True,
+    cpu_int8=True,
+    cuda_bfloat16=frozenset({0}),
+    cuda_capabilities=((9, 0), (7, 5)),
+)
+FOUR = Machine(4, False, False, False, frozenset(range(4)), ((9, 0),) * 4)
 
 
 @pytest.mark.parametrize(
@@ -25,7 +33,11 @@ GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True, cpu_int8=True, cuda_
     [
         (None, CPU, "cpu"),
         (None, MAC, "mps"),
-        (None, GPU, "cuda:0"),
+        (None, GPU, "cuda:0"),  # the other one is of another kind
+        (None, FOUR, "cuda:0 cuda:1 cuda:2 cuda:3"),
+        ("cuda", FOUR, "cuda:0 cuda:1 cuda:2 cuda:3"),
+        ("cuda:2,cuda:0", FOUR, "cuda:2 cuda:0"),
+        ("cuda:0,cuda:1", GPU, "cuda:0 cuda:1"),
         ("cpu", GPU, "cpu"),
         ("cuda", GPU, "cuda:0"),
         ("cuda:1", GPU, "cuda:1"),
@@ -35,13 +47,16 @@ GPU = Machine(cuda_devices=2, mps=False, cpu_bfloat16=True, cpu_int8=True, cuda_
 def test_the_device_is_the_one_asked_for_or_the_best_there_is(
     requested: str | None, machine: Machine, device: str
 ) -> None:
-    assert choose_device(requested, machine) == device
+    assert choose_devices(requested, machine) == tuple(device.split())
 
 
-@pytest.mark.parametrize(("requested", "machine"), [("cuda", CPU), ("cuda:2", GPU), ("mps", GPU)])
+@pytest.mark.parametrize(
+    ("requested", "machine"),
+    [("cuda", CPU), ("cuda:2", GPU), ("cuda:0,cuda:2", GPU), ("mps", GPU)],
+)
 def test_a_device_that_is_not_there_is_named(requested: str, machine: Machine) -> None:
     with pytest.raises(ModelError, match=f"RERANKER_DEVICE={requested}"):
-        choose_device(requested, machine)
+        choose_devices(requested, machine)
 
 
 @pytest.mark.parametrize(
@@ -53,6 +68,8 @@ def test_a_device_that_is_not_there_is_named(requested: str, machine: Machine) -
         ("cuda:0", True, None, GPU, "float16 bfloat16 float32"),
         ("cuda:1", True, "bfloat16", GPU, "float16 float32"),  # the older of the two
         ("cuda:1", True, "float32", GPU, "float16 float32"),
+        ("cuda:0 cuda:1", True, "bfloat16", GPU, "float16 float32"),
+        ("cuda:0 cuda:1", True, "bfloat16", FOUR, "bfloat16 float32"),
         ("cuda:0", False, "bfloat16", GPU, "float32"),
         ("cpu", True, "float32", BF16, "bfloat16 float32"),
         ("cpu", True, "float16", BF16, "bfloat16 float32"),
@@ -64,7 +81,7 @@ def test_a_device_that_is_not_there_is_named(requested: str, machine: Machine) -
 def test_half_precision_where_the_device_gains_and_the_checkpoint_fits_it(
     device: str, half: bool, stored: DType | None, machine: Machine, precisions: str
 ) -> None:
-    assert choose_precisions(device, half, stored, machine) == tuple(precisions.split())
+    assert choose_precisions(device.split(), half, stored, machine) == tuple(precisions.split())
 
 
 def test_what_torch_reads_when_loaded_is_set_unless_the_user_set_it() -> None:

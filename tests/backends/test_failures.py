@@ -12,6 +12,7 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification
 
+from reranker_serve.backends.device import Place
 from reranker_serve.backends.torch import load as torch_load
 from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
 from reranker_serve.backends.torch.load import load_finite
@@ -152,7 +153,7 @@ def test_a_device_that_fails_while_loading_is_told_in_one_line(
 
     monkeypatch.setattr(torch_load, "load_weights", fail)
     with pytest.raises(ModelError, match=line) as caught:
-        load_finite(read_folder(folder), ClassifierReadout(), "cpu", ("float32",))
+        load_finite(read_folder(folder), ClassifierReadout(), [Place("cpu")], ("float32",))
     assert "\n" not in str(caught.value)
 
 

@@ -20,6 +20,7 @@ from reranker_serve.app import create_app
 from reranker_serve.backends.cpu import products
 from reranker_serve.backends.cpu.int8 import int8_product
 from reranker_serve.backends.cpu.linear import Product
+from reranker_serve.backends.device import Place
 from reranker_serve.backends.torch import load as torch_load
 from reranker_serve.backends.torch.load import load_finite
 from reranker_serve.backends.torch.weights import load_weights
@@ -69,7 +70,7 @@ def test_the_next_precision_is_taken_where_numbers_get_too_large(
     save: Callable[[Path], Path], readout: Readout, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = too_large_for_float16(save(tmp_path))
-    backend = load_finite(read_folder(folder), readout, "cpu", ("float16", "bfloat16", "float32"))
+    (backend,) = load_finite(read_folder(folder), readout, [Place("cpu")], ("float16", "bfloat16", "float32"))
     assert backend.dtype == "bfloat16"
     assert backend.precision_note == "in float16 the model gave numbers that are not finite"
     assert np.isfinite(backend.forward(ITEMS)).all()
@@ -78,8 +79,8 @@ def test_the_next_precision_is_taken_where_numbers_get_too_large(
 
 
 def test_a_model_that_fits_is_loaded_in_the_first_precision(tmp_path: Path) -> None:
-    backend = load_finite(
-        read_folder(save_cross_encoder("bert", tmp_path)), ClassifierReadout(), "cpu", ("float16", "float32")
+    (backend,) = load_finite(
+        read_folder(save_cross_encoder("bert", tmp_path)), ClassifierReadout(), [Place("cpu")], ("float16", "float32")
     )
     assert (backend.dtype, backend.precision_note) == ("float16", None)
 
@@ -141,7 +142,7 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[int]]:
 
 def test_a_model_is_gone_before_it_is_loaded_again(loaded: list[int], tmp_path: Path) -> None:
     folder = too_large_for_float16(save_cross_encoder("bert", tmp_path))
-    load_finite(read_folder(folder), ClassifierReadout(), "cpu", ("float16", "float32"))
+    load_finite(read_folder(folder), ClassifierReadout(), [Place("cpu")], ("float16", "float32"))
     assert loaded == [0, 0]
 
 
@@ -152,5 +153,5 @@ def test_what_computes_in_the_end_is_tried_too(
     monkeypatch.setattr(products, "int8_product", overflowing)
     folder = save_cross_encoder("bert", tmp_path)
     with pytest.raises(ModelError, match=r"are not finite.*or leave RERANKER_QUANTIZATION unset"):
-        load_finite(read_folder(folder), ClassifierReadout(), "cpu", ("bfloat16", "float32"), "int8")
+        load_finite(read_folder(folder), ClassifierReadout(), [Place("cpu")], ("bfloat16", "float32"), "int8")
     assert loaded == [0, 0]

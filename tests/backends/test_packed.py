@@ -20,8 +20,9 @@ from reranker_serve.backends.torch.layout import Layout
 from reranker_serve.backends.torch.packed import PackedForward, only
 from reranker_serve.backends.torch.weights import load_weights
 from reranker_serve.checkpoint import read_folder
+from reranker_serve.engine.kinds import OverlappingBackend
 from reranker_serve.readouts import ClassifierReadout
-from reranker_serve.types import EncodedItem, OverlappingBackend
+from reranker_serve.types import EncodedItem
 from tests.checkpoints import save_cross_encoder
 
 CPU = torch.device("cpu")

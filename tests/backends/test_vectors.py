@@ -23,9 +23,10 @@ from reranker_serve.backends.torch.layout import Layout
 from reranker_serve.backends.torch.machine import inspect_machine
 from reranker_serve.backends.torch.packed import PackedForward
 from reranker_serve.backends.torch.padded import PaddedForward, PaddedLanguageModel
+from reranker_serve.engine.kinds import OverlappingBackend
 from reranker_serve.errors import ModelError
 from reranker_serve.readouts import VectorsReadout
-from reranker_serve.types import EncodedItem, OverlappingBackend
+from reranker_serve.types import EncodedItem
 from tests.backends.test_packed import CPU, items, set_block, textbook
 from tests.checkpoints import load_scorer, save_language_model
 from tests.families.test_late_interaction_parity import DOCUMENTS, FIXED, MARKED, QUERY, max_sims, save_multi_vector

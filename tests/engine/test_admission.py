@@ -16,7 +16,7 @@ def admission(
     max_tokens: int = 1_000_000, max_seconds: float = 30.0, speed: float | None = SPEED, jitter: float = 0.0
 ) -> Admission:
     """A pass of ten tokens takes a tenth of a second."""
-    made = Admission(max_tokens, max_seconds, pass_tokens=10, jitter=lambda: jitter)
+    made = Admission(max_tokens, max_seconds, pass_tokens=[10], jitter=lambda: jitter)
     if speed is not None:
         made.learn(10, 10 / speed, 0.0)
     return made

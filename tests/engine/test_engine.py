@@ -38,7 +38,7 @@ def start() -> Iterator[Start]:
     engines: list[Engine] = []
 
     def begin(backend: FakeBackend, budget: int = 1000) -> Engine:
-        engine = Engine(backend, admission(budget), budget)
+        engine = Engine([backend], admission(budget))
         engine.start()
         engines.append(engine)
         return engine
@@ -89,7 +89,7 @@ class Device(FakeBackend):
 
 
 def admission(budget: int) -> Admission:
-    return Admission(100_000, math.inf, budget)
+    return Admission(100_000, math.inf, [budget])
 
 
 def submit(engine: Engine, items: Sequence[EncodedItem], promise: Promise | None = None) -> Future[JobResult]:
@@ -150,7 +150,7 @@ def test_a_poisoned_item_fails_its_own_request_only(start: Start) -> None:
 def test_what_a_failed_request_has_left_is_never_computed() -> None:
     queue: list[int] = []
     backend = FakeBackend(raise_on_poison(ValueError))
-    engine = Engine(backend, admission(60), 60, on_queue=queue.append)
+    engine = Engine([backend], admission(60), on_queue=queue.append)
     engine.start()
     # The poisoned item is the longest and so the first of the first batch.
     items = [item(1, length=10, marker=POISON), *[item(1) for _ in range(50)]]
@@ -222,7 +222,7 @@ def test_numbers_of_a_wrong_shape_fail_their_own_request_only(start: Start, spoi
 def test_a_pass_that_never_ends_is_the_engines_death(caplog: pytest.LogCaptureFixture) -> None:
     gate, died = Gate(), threading.Event()
     scheduler = admission(30)
-    engine = Engine(FakeBackend(gate), scheduler, 30, on_death=died.set, pass_timeout=0.3)
+    engine = Engine([FakeBackend(gate)], scheduler, on_death=died.set, pass_timeout=0.3)
     engine.start()
     start = time.perf_counter()
     doomed = [submit(engine, [item(1, length=25)]) for _ in range(3)]
@@ -241,7 +241,7 @@ def test_a_pass_that_never_ends_is_the_engines_death(caplog: pytest.LogCaptureFi
 def test_many_passes_that_are_each_in_time_are_no_hang() -> None:
     died = threading.Event()
     backend = FakeBackend(lambda _: time.sleep(0.1))
-    engine = Engine(backend, admission(10), 10, on_death=died.set, pass_timeout=0.4)
+    engine = Engine([backend], admission(10), on_death=died.set, pass_timeout=0.4)
     engine.start()
     assert len(outputs(submit(engine, [item(1) for _ in range(10)]))) == 10
     assert not died.wait(0.6)  # nor is it one to have nothing to do
@@ -250,7 +250,7 @@ def test_many_passes_that_are_each_in_time_are_no_hang() -> None:
 
 def test_close_drops_what_is_not_done_in_time_and_says_how_much() -> None:
     gate = Gate()
-    engine = Engine(FakeBackend(gate), admission(8), 8)
+    engine = Engine([FakeBackend(gate)], admission(8))
     engine.start()
     futures = [submit(engine, [item(1), item(2)]) for _ in range(3)]
     assert gate.entered.wait(WAIT)
@@ -336,7 +336,12 @@ def test_many_threads_submitting_and_cancelling_get_their_own_results(start: Sta
 def test_observers_see_batches_and_the_queue() -> None:
     batches: list[int] = []
     queue: list[int] = []
-    engine = Engine(FakeBackend(), admission(100), 100, on_batch=batches.append, on_queue=queue.append)
+    engine = Engine(
+        [FakeBackend()],
+        admission(100),
+        on_batch=lambda tokens, device: batches.append(tokens),
+        on_queue=queue.append,
+    )
     engine.start()
     one = item(1)
     submit(engine, [one, one]).result(WAIT)
@@ -389,7 +394,7 @@ def test_what_fails_on_a_device_fails_alone(start: Start, marker: int) -> None:
 def test_a_device_that_hangs_fails_the_pass_it_computes_and_the_one_begun() -> None:
     gate, died = Gate(), threading.Event()
     device = Device(gate)
-    engine = Engine(device, admission(8), 8, on_death=died.set, pass_timeout=0.3)
+    engine = Engine([device], admission(8), on_death=died.set, pass_timeout=0.3)
     engine.start()
     doomed = [submit(engine, [item(2)]) for _ in range(3)]
     for future in doomed:
@@ -403,7 +408,7 @@ def test_a_device_that_hangs_fails_the_pass_it_computes_and_the_one_begun() -> N
 def test_what_was_begun_is_delivered_before_the_engine_closes() -> None:
     gate = Gate()
     device = Device(gate)
-    engine = Engine(device, admission(8), 8)
+    engine = Engine([device], admission(8))
     engine.start()
     futures = [submit(engine, [item(2)]) for _ in range(3)]
     until(lambda: device.begun == 2)
@@ -416,9 +421,8 @@ def test_the_speed_of_a_device_counts_each_second_once(monkeypatch: pytest.Monke
     """Requests are let in, and callers told when to come back, by it."""
     spans: list[float] = []
     let_in = admission(8)
-    learn = let_in.pace.learn
-    monkeypatch.setattr(let_in.pace, "learn", lambda tokens, seconds: (spans.append(seconds), learn(tokens, seconds)))
-    engine = Engine(Device(lambda _: time.sleep(0.05)), let_in, 8)
+    monkeypatch.setattr(let_in.pace, "learn", lambda tokens, seconds, lane: spans.append(seconds))
+    engine = Engine([Device(lambda _: time.sleep(0.05))], let_in)
     engine.start()
     begin = time.perf_counter()
     for future in [submit(engine, [item(2)]) for _ in range(6)]:
@@ -455,7 +459,7 @@ def test_a_failed_pass_holds_no_memory_while_its_halves_are_computed(start: Star
 
 
 def test_an_item_longer_than_a_pass_may_take_longer_than_one() -> None:
-    engine = Engine(FakeBackend(lambda _: time.sleep(0.5)), admission(8), 8, pass_timeout=0.2)
+    engine = Engine([FakeBackend(lambda _: time.sleep(0.5))], admission(8), pass_timeout=0.2)
     engine.start()
     assert outputs(submit(engine, [item(1, length=30)])) == [0.0]
     assert engine.death is None
@@ -492,7 +496,7 @@ def read(first: int, *positions: int) -> EncodedItem:
 
 
 def test_vectors_are_delivered_as_the_backend_made_them() -> None:
-    engine = Engine(Vectors(), admission(8), 8, width=3)
+    engine = Engine([Vectors()], admission(8), width=3)
     engine.start()
     found = submit(engine, [read(5, 0, 1, 3), read(6, 2), read(7, 0, 3)]).result(WAIT).outputs
     engine.close(WAIT)
@@ -506,7 +510,7 @@ def test_vectors_are_delivered_as_the_backend_made_them() -> None:
 def test_vectors_of_a_wrong_shape_fail(spoil: Callable[[list[FloatArray]], Any], caplog: Any) -> None:
     backend = Vectors()
     backend.spoil = spoil
-    engine = Engine(backend, admission(8), 8, width=3)
+    engine = Engine([backend], admission(8), width=3)
     engine.start()
     with pytest.raises(InferenceFailed):
         submit(engine, [read(5, 0, 1), read(6, 2, 3)]).result(WAIT)
@@ -539,7 +543,7 @@ def test_observers_hear_of_a_pass_before_and_after_it() -> None:
         heard.append(("begins", len(items)))
         return lambda failure: heard.append(("is over", failure))
 
-    engine = Engine(Device(raise_on_poison(ValueError)), admission(40), 40, on_pass=on_pass)
+    engine = Engine([Device(raise_on_poison(ValueError))], admission(40), on_pass=on_pass)
     engine.start()
     outputs(submit(engine, [item(1), item(2)]))
     with pytest.raises(InferenceFailed):
@@ -562,9 +566,9 @@ def test_a_pass_beside_one_that_failed_tells_nothing_of_the_speed(monkeypatch: p
     let_in, learned, gate = admission(40), list[float](), Gate()
     learn = let_in.learn
     monkeypatch.setattr(
-        let_in, "learn", lambda tokens, seconds, now: (learned.append(seconds), learn(tokens, seconds, now))
+        let_in, "learn", lambda tokens, seconds, now, lane: (learned.append(seconds), learn(tokens, seconds, now))
     )
-    engine = Engine(Device(gate), let_in, 40)
+    engine = Engine([Device(gate)], let_in)
     engine.start()
     slow = submit(engine, [item(1, length=30)])
     assert gate.entered.wait(WAIT)
@@ -591,7 +595,7 @@ def test_what_was_done_when_a_job_is_cut_is_told_whole_or_not_at_all() -> None:
 def test_the_pass_in_which_a_device_is_lost_is_told_of() -> None:
     over: list[str | None] = []
     device = Device(raise_on_poison(BackendLost))
-    engine = Engine(device, admission(40), 40, on_pass=lambda items: over.append)
+    engine = Engine([device], admission(40), on_pass=lambda items: over.append)
     engine.start()
     with pytest.raises(NotReady):
         outputs(submit(engine, [item(1, marker=POISON)]))

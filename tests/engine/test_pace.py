@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from reranker_serve.engine.pace import Density, Pace
+from reranker_serve.engine.pace import Density, Pace, Paces
 
 
 def learned(*passes: tuple[int, float]) -> Pace:
@@ -76,3 +76,65 @@ def test_the_density_of_texts_follows_what_was_tokenized() -> None:
     for _ in range(60):
         density.learn(1_000_000, 800_000)
     assert density.tokens(1000) == pytest.approx(800, abs=2)
+
+
+def paces(*tokens_per_second: float | None, full: int = 100) -> Paces:
+    known = Paces([full] * len(tokens_per_second))
+    for lane, rate in enumerate(tokens_per_second):
+        if rate is not None:
+            known.learn(full, full / rate, lane)
+    return known
+
+
+def test_the_rates_of_lanes_add_up_and_those_of_lost_ones_do_not_count() -> None:
+    known = paces(1000, 1000, 500)
+    assert known.seconds(2500) == pytest.approx(1.0)
+    known.lose(1)
+    known.lose(1)
+    known.learn(100, 0.1, 1)
+    assert known.seconds(1500) == pytest.approx(1.0)
+    assert known.tokens(1.0, 2) == pytest.approx(500)
+    assert known.tokens(1.0, 1) is None
+    known.lose(0)
+    known.lose(2)
+    assert known.seconds(500) == pytest.approx(1.0)  # by which nothing is promised any more
+
+
+def test_one_lane_is_as_fast_as_its_pace() -> None:
+    alone, known = Pace(100), paces(777)
+    alone.learn(100, 100 / 777)
+    assert known.seconds(12345) == alone.seconds(12345)
+    assert known.budget(0) == 100
+    assert known.pass_seconds == alone.seconds(100)
+
+
+def test_a_slow_lane_makes_smaller_passes() -> None:
+    known = paces(1000, 600, 100)
+    assert [known.budget(lane) for lane in range(3)] == [100, 100, pytest.approx(20)]
+    assert known.pass_seconds == pytest.approx(0.2)
+    known.lose(0)
+    known.lose(1)
+    assert known.budget(2) == 100
+    assert known.pass_seconds == pytest.approx(1.0)
+
+
+def test_a_lane_that_becomes_fast_again_gets_full_passes_again() -> None:
+    """Small passes take longer a token, so it might seem slow because they are small."""
+    known, least = paces(1000, 1000), 100.0
+    for slowness in [8.0] * 60 + [1.0] * 300:
+        tokens = known.budget(1)
+        known.learn(round(tokens), slowness * (0.05 + 0.0005 * tokens), 1)
+        known.learn(100, 0.1, 0)
+        least = min(least, known.budget(1))
+    assert least < 40
+    assert known.budget(1) == 100
+
+
+def test_nothing_is_known_of_lanes_that_computed_nothing() -> None:
+    known = paces(None, None)
+    assert (known.seconds(10), known.tokens(1.0, 0), known.pass_seconds) == (0.0, None, 0.0)
+    assert [known.budget(lane) for lane in range(2)] == [100, 100]
+    assert known.rate(0) == known.rate(1)
+    half = paces(1000, None)
+    assert half.rate(1) == half.rate(0) == pytest.approx(1000)
+    assert half.budget(1) == 100

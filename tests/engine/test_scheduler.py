@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from reranker_serve.engine.admission import Promise
 from reranker_serve.engine.job import Job, Unit
-from reranker_serve.engine.pace import Pace
+from reranker_serve.engine.pace import Paces
 from reranker_serve.engine.scheduler import Scheduler
 from reranker_serve.types import EncodedItem
 
@@ -31,8 +31,8 @@ def job_with_prefixes(*parts: tuple[int, tuple[int, ...]]) -> Job:
     return Job(items, 0.0)
 
 
-def pace(tokens_per_second: float = 100.0) -> Pace:
-    known = Pace()
+def pace(tokens_per_second: float = 100.0) -> Paces:
+    known = Paces([math.inf])
     known.learn(10_000, 10_000 / tokens_per_second)
     return known
 

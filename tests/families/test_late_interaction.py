@@ -207,7 +207,7 @@ class Slow:
     def __init__(self, scorer: Scorer) -> None:
         self.seconds = 0.0
         self._backend: Any = scorer.backend
-        self.scorer = dataclasses.replace(scorer, backend=self, warm_up=None)
+        self.scorer = dataclasses.replace(scorer, backends=(self,), warm_ups=())
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._backend, name)

@@ -16,6 +16,7 @@ from sentence_transformers.cross_encoder.modules import Dense, Transformer
 from sentence_transformers.sentence_transformer.modules import Dropout, LayerNorm, Pooling
 from torch import nn
 
+from reranker_serve.backends.device import Place
 from reranker_serve.backends.torch.layers import load_layers
 from reranker_serve.backends.torch.load import load_finite
 from reranker_serve.backends.torch.padded import PaddedForward
@@ -246,10 +247,8 @@ def test_half_precision_changes_little(tmp_path: Path, name: str) -> None:
 
 
 def test_in_half_precision_the_head_computes_in_float32(saved: Path) -> None:
-    whole, half = (
-        load_scorer(saved),
-        load_finite(read_folder(saved), read_head(read_folder(saved)), "cpu", ("bfloat16",)),
-    )
+    whole = load_scorer(saved)
+    (half,) = load_finite(read_folder(saved), read_head(read_folder(saved)), [Place("cpu")], ("bfloat16",))
     assert half.dtype == "bfloat16"
     items = whole.family.encode(QUERY, DOCUMENTS, max_length=LIMIT, instruction=None).items
     rows = half.forward(items)

@@ -133,7 +133,7 @@ class ListwiseFamily(FakeFamily):
 def test_lines_of_one_query_are_lists_of_their_own_to_a_listwise_model(tmp_path: Path, output: Path) -> None:
     """Its equal documents are each computed, too."""
     backend = FakeBackend()
-    scorer = Scorer(ModelInfo("fake", "none", "none"), ListwiseFamily(), backend)
+    scorer = Scorer(ModelInfo("fake", "none", "none"), ListwiseFamily(), (backend,))
     rows = [{"query": QUERY, "documents": ["whale", "whale", "fox"]}] * 2
     assert score(write(tmp_path / "pairs.jsonl", rows), output, scorer) == 0
     assert [line["scores"] for line in read(output)] == [[relevance(1), relevance(1), relevance(0)]] * 2

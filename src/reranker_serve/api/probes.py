@@ -31,7 +31,7 @@ def add_probe_routes(app: FastAPI, lifecycle: Lifecycle, settings: Settings, met
             {
                 "status": "healthy",
                 "model": scorer.info.name,
-                "device": scorer.backend.device,
+                "device": scorer.device,
                 "version": __version__,
             }
         )
@@ -82,7 +82,11 @@ def _info(lifecycle: Lifecycle, settings: Settings) -> dict[str, Any]:
         "score_scale": scorer.family.score_scale,
         "listwise": scorer.family.listwise,
         "takes_instruction": scorer.family.takes_instruction,
-        "device": scorer.backend.device,
+        "device": scorer.device,
+        "lanes": [
+            {"device": lane.device, "state": "lost" if lane.reason else "up", "reason": lane.reason}
+            for lane in reranker.engine.lanes
+        ],
         "dtype": scorer.backend.dtype,
         "precision_note": scorer.info.precision_note,
         "attention": scorer.backend.attention,

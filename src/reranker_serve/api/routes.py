@@ -179,7 +179,7 @@ def _compute_headers(reranker: Reranker, result: RerankResult, core: Core) -> di
         "x-queue-time": timings.queue_ms,
         "x-inference-time": timings.inference_ms,
     }
-    kind = "cpu" if reranker.scorer.backend.device == "cpu" else "gpu+optimized"
+    kind = "cpu" if reranker.scorer.device == "cpu" else "gpu+optimized"
     return {"x-compute-type": kind} | {name: str(round(number)) for name, number in numbers.items()}
 
 

@@ -8,7 +8,7 @@ import math
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from reranker_serve.api.rate_ledger import Admission, Caller, Ledger
 from reranker_serve.errors import SettingsError, reason
@@ -116,8 +116,9 @@ class _Store:
             )
         except ValueError:
             raise SettingsError("RERANKER_LIMITS_URL is no address of a Redis: redis://host:6379/0") from None
+        handed_on: dict[str, Any] = {"connection_pool": self._pool}  # to redis, of other types than declared
         self._storage: RedisStorage = RedisStorage(
-            f"async+{url}", implementation="redispy", wrap_exceptions=True, connection_pool=self._pool
+            f"async+{url}", implementation="redispy", wrap_exceptions=True, **handed_on
         )
         self._items = {"minute": RateLimitItemPerMinute, "day": RateLimitItemPerDay}
         self.failures: tuple[type[Exception], ...] = (errors.StorageError, OSError, TimeoutError)

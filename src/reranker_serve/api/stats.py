@@ -46,12 +46,12 @@ def add_stats_route(
         """
         kept = await _kept(record, since, by) if since is not None else None
         reranker, now = lifecycle.serving(), time.monotonic()
-        lately, backend = usage.lately(now), reranker.scorer.backend
+        lately, scorer = usage.lately(now), reranker.scorer
         return {
-            "model": reranker.scorer.info.name,
-            "device": backend.device,
-            "precision": backend.dtype,
-            "attention": backend.attention,
+            "model": scorer.info.name,
+            "device": scorer.device,
+            "precision": scorer.backend.dtype,
+            "attention": scorer.backend.attention,
             "queue_seconds": round(reranker.engine.queued_seconds, 3),
             "requests_per_second": round(lately.requests_per_second, 3),
             "pairs_per_second": round(lately.pairs_per_second, 3),

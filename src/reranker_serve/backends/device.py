@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -33,35 +33,60 @@ class Machine:
     cpu_bfloat16: bool
     cpu_int8: bool
     cuda_bfloat16: frozenset[int] = frozenset()  # devices that multiply it natively
+    cuda_capabilities: tuple[tuple[int, int], ...] = ()
 
 
-def choose_device(requested: str | None, machine: Machine) -> str:
-    """The device to use: what was asked for if it is there, else CUDA, MPS, CPU in this order."""
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a lane computes: a device, and of a CPU these cores; None: whichever are free."""
+
+    device: str
+    cores: frozenset[int] | None = None
+
+
+def choose_devices(requested: str | None, machine: Machine) -> tuple[str, ...]:
+    """The devices to use: what was asked for if it is there, else CUDA, MPS, CPU in this order.
+
+    Of GPUs that were not named, all that are of the first one's kind.
+    """
     if requested is None:
-        return "cuda:0" if machine.cuda_devices else "mps" if machine.mps else "cpu"
-    kind, _, index = requested.partition(":")
-    if kind == "cuda" and int(index or 0) >= machine.cuda_devices:
+        requested = "cuda" if machine.cuda_devices else "mps" if machine.mps else "cpu"
+    if requested == "mps" and not machine.mps:
+        raise ModelError("RERANKER_DEVICE=mps, but torch sees no Apple GPU here: set cpu, or leave it unset")
+    if requested == "cuda" and machine.cuda_devices:
+        return _alike(machine)
+    if requested in ("cpu", "mps"):
+        return (requested,)
+    named = [int(device.removeprefix("cuda").removeprefix(":") or 0) for device in requested.split(",")]
+    if max(named) >= machine.cuda_devices:
         raise ModelError(
             f"RERANKER_DEVICE={requested}, but torch sees {machine.cuda_devices} CUDA device(s) here:"
             " set cpu, or leave it unset to detect one"
         )
-    if kind == "mps" and not machine.mps:
-        raise ModelError("RERANKER_DEVICE=mps, but torch sees no Apple GPU here: set cpu, or leave it unset")
-    return f"cuda:{index or 0}" if kind == "cuda" else kind
+    return tuple(f"cuda:{index}" for index in named)
 
 
-def choose_precisions(device: str, half_precision: bool, stored: DType | None, machine: Machine) -> tuple[DType, ...]:
+def _alike(machine: Machine) -> tuple[str, ...]:
+    """CUDA puts the fastest device first."""
+    kinds = machine.cuda_capabilities or ((0, 0),) * machine.cuda_devices
+    return tuple(f"cuda:{index}" for index, kind in enumerate(kinds) if kind == kinds[0])
+
+
+def choose_precisions(
+    devices: Sequence[str], half_precision: bool, stored: DType | None, machine: Machine
+) -> tuple[DType, ...]:
     """Precisions to compute a checkpoint `stored` in one of them in, best first; each is wider than the one before.
 
-    Half precision only where it is faster: emulated bfloat16 on a CPU is 6 times slower than float32. float16 ends at
-    65,504, which models of bfloat16 exceed (Gemma, Qwen2), and bfloat16 would round weights of float16. On MPS always
-    float32, for stability.
+    All devices compute in the same. Half precision only where it is faster: emulated bfloat16 on a CPU is 6 times
+    slower than float32. float16 ends at 65,504, which models of bfloat16 exceed (Gemma, Qwen2), and bfloat16 would
+    round weights of float16. On MPS always float32, for stability.
     """
-    if half_precision and device.startswith("cuda"):
-        if int(device.removeprefix("cuda:")) not in machine.cuda_bfloat16 or stored == "float16":
+    if half_precision and devices[0].startswith("cuda"):
+        natively = machine.cuda_bfloat16.issuperset(int(device.removeprefix("cuda:")) for device in devices)
+        if not natively or stored == "float16":
             return "float16", "float32"
         return ("bfloat16", "float32") if stored == "bfloat16" else ("float16", "bfloat16", "float32")
-    if half_precision and device == "cpu" and machine.cpu_bfloat16:
+    if half_precision and devices[0] == "cpu" and machine.cpu_bfloat16:
         return "bfloat16", "float32"
     return ("float32",)
 

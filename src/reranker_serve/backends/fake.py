@@ -92,9 +92,9 @@ class FakeBackend:
         return np.array([[_shared_words(item)] for item in items], dtype=np.float32)
 
 
-def fake_scorer(backend: FakeBackend | None = None) -> Scorer:
-    """A complete scorer over the fake family and backend."""
-    return Scorer(ModelInfo("fake", "none", "none"), FakeFamily(), backend or FakeBackend())
+def fake_scorer(backend: FakeBackend | None = None, *others: FakeBackend) -> Scorer:
+    """A complete scorer over the fake family, with a lane for each backend."""
+    return Scorer(ModelInfo("fake", "none", "none"), FakeFamily(), (backend or FakeBackend(), *others))
 
 
 class _Ids(dict[str, int]):

@@ -10,10 +10,10 @@ import bisect
 import math
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from reranker_serve.engine.pace import Pace
+from reranker_serve.engine.pace import Paces
 from reranker_serve.errors import DeadlineExceeded, NoMemory, Overloaded, RequestTooLarge
 
 # How much of the time until a request is due may be filled by what is due before it, when it comes in; and how much
@@ -97,18 +97,21 @@ class Promise:
 class Admission:
     """Lets requests in or refuses them, by tokens and by seconds. Not thread-safe: the engine calls it under its lock.
 
-    At most `max_tokens` wait, and before none is more to be computed than takes `max_seconds`. A pass holds
-    `pass_tokens`. Times are seconds of one monotonic clock. `jitter` gives numbers in [0, 1).
+    At most `max_tokens` wait, and before none is more to be computed than takes `max_seconds`. A pass of lane `i` holds
+    `pass_tokens[i]`. Times are seconds of one monotonic clock. `jitter` gives numbers in [0, 1).
     """
 
     def __init__(
-        self, max_tokens: int, max_seconds: float, pass_tokens: int, jitter: Callable[[], float] = random.random
+        self,
+        max_tokens: int,
+        max_seconds: float,
+        pass_tokens: Sequence[int],
+        jitter: Callable[[], float] = random.random,
     ) -> None:
-        self.pace = Pace(pass_tokens)
+        self.pace = Paces(pass_tokens)
         self._computed_at = -math.inf
         self._max_tokens = max_tokens
         self._max_seconds = max_seconds
-        self._pass_tokens = pass_tokens
         self._jitter = jitter
         self._held: set[int] = set()
         self._firm: list[Promise] = []  # in the order of their due times
@@ -121,9 +124,9 @@ class Admission:
         """How long it takes to compute all that was let in and is not computed yet."""
         return self.pace.seconds(sum(self._sizes.values()))
 
-    def learn(self, tokens: int, seconds: float, now: float) -> None:
+    def learn(self, tokens: int, seconds: float, now: float, lane: int = 0) -> None:
         """A pass of so many tokens that took so long is done."""
-        self.pace.learn(tokens, seconds)
+        self.pace.learn(tokens, seconds, lane)
         self._computed_at = now
 
     def admit(self, promise: Promise, now: float, least: int | None = None) -> None:
@@ -175,7 +178,7 @@ class Admission:
         """
         until, work = -math.inf, 0.0
         # Something else takes a pass, and what is being computed is counted whole.
-        start = now + 2 * self.pace.seconds(self._pass_tokens)
+        start = now + 2 * self.pace.pass_seconds
         if self._firm and start + self.pace.seconds(self._firm_tokens) / _FILLED_LATER > self._firm[0].due:
             for promise in self._firm:
                 own = self.pace.seconds(promise.tokens)
@@ -222,7 +225,7 @@ class Admission:
             )
         if not self._firm:
             return
-        start = now + self.pace.seconds(self._pass_tokens)
+        start = now + self.pace.pass_seconds
         before, late = self.pace.seconds(self._firm_tokens), 0.0
         for promise in reversed(self._firm):
             if promise.due <= new.due:

@@ -56,6 +56,8 @@ class Job:
         self.waiting_tokens = count_tokens(self.items)
         self.promise = promise or Promise(self.waiting_tokens, math.inf)
         self.submitted_at = submitted_at
+        self.given_up = False  # nothing of it is to be computed any more
+        self._lost: set[int] = set()  # positions that were put back
         self._started_at: float | None = None
         self._waiting = _order(self.items, by_length=self.promise.firm)
         # Waiting items of each prefix: its tokens are to be computed as long as there are any.
@@ -63,6 +65,7 @@ class Job:
         self._outputs: Outputs | None = None
         self._computed = np.zeros(len(self.items), dtype=np.bool_)
         self._missing = len(self.items)
+        self._delivering = threading.Lock()
         self._settling = threading.Lock()
 
     @property
@@ -97,6 +100,27 @@ class Job:
             there.add(id(item.prefix))
         return units, tokens
 
+    def has(self, position: int) -> bool:
+        """Whether its numbers are there."""
+        return bool(self._computed[position])
+
+    def was_lost(self, position: int) -> bool:
+        """Whether it was put back."""
+        return position in self._lost
+
+    def put_back(self, positions: Sequence[int]) -> None:
+        """Items that were taken, in this order, were not computed: they are the next ones."""
+        self._lost.update(positions)
+        for position in reversed(positions):
+            self._count_in(self.items[position])
+            self._waiting.append(position)
+
+    def _count_in(self, item: EncodedItem) -> None:
+        if item.prefix is not None and not self._sharing[id(item.prefix)]:
+            self.waiting_tokens += len(item.prefix)
+        self._sharing[id(item.prefix)] += 1
+        self.waiting_tokens += len(item)
+
     def _count_out(self, item: EncodedItem) -> None:
         self.waiting_tokens -= len(item)
         self._sharing[id(item.prefix)] -= 1
@@ -108,16 +132,21 @@ class Job:
             self._started_at = now
 
     def deliver(self, position: int, output: FloatArray, now: float) -> None:
-        """Store one item's numbers, a row or vectors, which are not copied; the last one resolves the promise."""
-        if self.settled:
-            return
+        """Store one item's numbers, a row or vectors, which are not copied; the last one resolves the promise.
+
+        Several lanes may do so at once, with different items.
+        """
         width = output.shape[-1]
-        if self._outputs is None:
-            self._outputs = zeros(self.items, width)
-        self._outputs[position] = output
-        self._computed[position] = True
-        self._missing -= 1
-        if self._missing == 0:
+        with self._delivering:
+            if self.settled or self._computed[position]:
+                return
+            if self._outputs is None:
+                self._outputs = zeros(self.items, width)
+            self._outputs[position] = output
+            self._computed[position] = True
+            self._missing -= 1
+            last = self._missing == 0
+        if last:
             self._resolve(now, width)
 
     def cut(self, now: float, width: int) -> None:

@@ -13,11 +13,12 @@ from __future__ import annotations
 
 import heapq
 import math
+from collections.abc import Sequence
 from itertools import count
 from typing import NamedTuple
 
 from reranker_serve.engine.job import Job, Unit
-from reranker_serve.engine.pace import Pace
+from reranker_serve.engine.pace import Paces
 
 # Chosen with `benchmarks/scheduling.py`: at 5 the median request of mixed sizes waits four times as long at twice the
 # load; without bound (strictly shortest first) the longer ones of like requests are late.
@@ -46,7 +47,7 @@ class _Place(NamedTuple):
 class Scheduler:
     """The waiting line. Not thread-safe: the engine calls it under its lock."""
 
-    def __init__(self, pace: Pace) -> None:
+    def __init__(self, pace: Paces) -> None:
         self._pace = pace
         self._seconds_per_token = pace.seconds(1)
         self._arrivals = count()
@@ -61,14 +62,26 @@ class Scheduler:
         heapq.heappush(self._places, self._place(job))
 
     def drop(self, job: Job) -> None:
-        """Forget a job's waiting items (its caller went away or has an error); idempotent."""
+        """Forget a job's waiting items (its caller went away or has an error), for good; idempotent."""
+        job.given_up = True
         if self._jobs.pop(job, None) is None:
             return
         self.queued_tokens -= job.waiting_tokens
         self._tidy()
 
-    def next_batch(self, budget: float, now: float = 0.0, pressing: float = -math.inf) -> list[Unit]:
-        """Up to `budget` tokens of work; one item may exceed it. Empty if idle.
+    def put_back(self, job: Job, positions: Sequence[int]) -> None:
+        """Items of it that were taken wait again, before its others; not of a job that was dropped."""
+        if job.given_up:
+            return
+        before = job.waiting_tokens
+        job.put_back(positions)
+        self.queued_tokens += job.waiting_tokens - before
+        # A number of its own, as a place of before may have all else in common with this one.
+        self._jobs[job] = next(self._arrivals)
+        heapq.heappush(self._places, self._place(job))
+
+    def next_batch(self, budget: float, now: float = 0.0, pressing: float = -math.inf, lane: int = 0) -> list[Unit]:
+        """Up to `budget` tokens of work for a lane; one item may exceed it. Empty if idle.
 
         Jobs that are due at `pressing` or before go first.
         """
@@ -80,7 +93,7 @@ class Scheduler:
         while room > 0 and (job := urgent.pop() if urgent else self._first()):
             waiting, begun = job.waiting_tokens, job.begun
             if not job.promise.firm:
-                room = min(room, self._in_time(job.promise.due - now))
+                room = min(room, self._in_time(job.promise.due - now, lane))
             turn = room - budget * _LEFT_FREE if quick and waiting > room else room
             if turn <= 0:
                 break
@@ -101,6 +114,8 @@ class Scheduler:
     def clear(self) -> list[Job]:
         """Empty the line and return the jobs that were in it."""
         jobs = list(self._jobs)
+        for job in jobs:
+            job.given_up = True
         self._jobs.clear()
         self._places.clear()
         self.queued_tokens = 0
@@ -113,9 +128,9 @@ class Scheduler:
         due = [job for job in self._jobs if job.promise.firm and job.promise.due <= time]
         return sorted(due, key=lambda job: -job.promise.due)
 
-    def _in_time(self, left: float) -> float:
+    def _in_time(self, left: float, lane: int) -> float:
         """Tokens of a pass for somebody who takes what there is when the time is over: the next one is to fit, too."""
-        tokens = self._pace.tokens(left / 2)
+        tokens = self._pace.tokens(left / 2, lane)
         return math.inf if tokens is None else max(1.0, tokens)
 
     def _first(self) -> Job | None:

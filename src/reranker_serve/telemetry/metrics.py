@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -67,8 +68,28 @@ class Metrics:
             "reranker_request_seconds", "Whole time of a rerank request.", buckets=_SECONDS, registry=registry
         )
         self.batch_tokens = Histogram(
-            "reranker_batch_tokens", "Tokens in one forward pass.", buckets=_TOKENS, registry=registry
+            "reranker_batch_tokens", "Tokens in one forward pass.", ["device"], buckets=_TOKENS, registry=registry
         )
+        self.lane_up = Gauge(
+            "reranker_lane_up",
+            "1 while the device computes, 0 when it is lost.",
+            ["device"],
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+
+    def lanes(self, devices: Sequence[str]) -> None:
+        """These devices compute."""
+        for device in devices:
+            self.batch_tokens.labels(device)
+            self.lane_up.labels(device).set(1)
+
+    def batch(self, tokens: int, device: str) -> None:
+        """A forward pass is done."""
+        self.batch_tokens.labels(device).observe(tokens)
+
+    def lane_lost(self, device: str, reason: str) -> None:
+        self.lane_up.labels(device).set(0)
 
     def render(self) -> bytes:
         """The Prometheus text format; with several workers, the sum of all."""

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.cpu.int8 import channel_peaks
 from reranker_serve.backends.cpu.linear import keep, linear_layers, pack_linear_layers, row_count
+from reranker_serve.backends.cpu.nodes import Cores, pin
 from reranker_serve.backends.cpu.products import Quantization, choose_product
 from reranker_serve.backends.torch import attention_cpu
 from reranker_serve.backends.torch.failures import backend_error
@@ -34,9 +35,11 @@ class TorchBackend:
 
     `precision_note` says why it does not compute in the precision that would be chosen first; `relieve` is called
     after each batch and gives back memory where that is due, `release` with each weight that is kept in another layout.
+    Of a CPU it computes on `cores`; None: on any.
     """
 
     precision_note: str | None = None
+    cores: Cores | None = None
 
     def __init__(
         self,
@@ -60,6 +63,10 @@ class TorchBackend:
             pack_linear_layers(model.base_model, make_product, peaks, release)
             self._forward = make_forward(few_lengths)
             self.try_out(probe_items(model.config, readout))
+
+    def enter_thread(self) -> None:
+        """Let this thread compute where the model's memory is."""
+        pin(self.cores)
 
     def forward(self, items: Sequence[EncodedItem]) -> Outputs:
         return _outputs(items, self._rows(items))
@@ -95,6 +102,10 @@ class TorchBackend:
 
 class CudaBackend(TorchBackend):
     """Runs one model on a GPU, which computes one pass while the next is begun."""
+
+    def enter_thread(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.set_device(self.device)
 
     def begin(self, items: Sequence[EncodedItem]) -> Callable[[], Outputs]:
         def start() -> tuple[Tensor, Any]:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import gc
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from typing import TypeVar
 
 import torch
 
 from reranker_serve.backends import device as policy
 from reranker_serve.backends.cpu.kept_memory import KeptMemory
 from reranker_serve.backends.cpu.mapped_weights import MappedFiles, give_back
+from reranker_serve.backends.cpu.nodes import Cores, pin
 from reranker_serve.backends.cpu.products import Quantization, check_quantization
 from reranker_serve.backends.torch.backend import CudaBackend, TorchBackend
 from reranker_serve.backends.torch.failures import backend_error
@@ -27,6 +30,8 @@ from reranker_serve.types import EncodedItem, count_tokens
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
+
 
 def load(
     checkpoint: Checkpoint,
@@ -36,44 +41,90 @@ def load(
     half_precision: bool,
     threads: int,
     quantization: Quantization = "none",
-) -> TorchBackend:
-    """Load a checkpoint (safetensors only). Raises `ModelError` with one line."""
-    torch.set_num_threads(threads)
+    cpu_lanes: Sequence[Cores | None] = (None,),
+) -> tuple[TorchBackend, ...]:
+    """Load a checkpoint (safetensors only), once for each device, and on a CPU for each of its lanes, which has these
+    cores and its share of the threads. Raises `ModelError` with one line."""
     machine = inspect_machine()
-    chosen = policy.choose_device(device, machine)
-    precisions = policy.choose_precisions(chosen, half_precision, stored_precision(checkpoint), machine)
-    check_quantization(quantization, chosen, getattr(torch, precisions[0]), readout, machine)
-    limit_memory(chosen)
-    backend = load_finite(checkpoint, readout, chosen, precisions, quantization)
-    if chosen == "cpu":
-        backend.relieve = KeptMemory().relieve
-    return backend
+    devices = policy.choose_devices(device, machine)
+    if device in (None, "cuda") and len(devices) < machine.cuda_devices:
+        logger.warning("computing on %s alone: other GPUs here are of another kind", ",".join(devices))
+    on_cpu = devices == ("cpu",)
+    places = [policy.Place("cpu", cores) for cores in cpu_lanes] if on_cpu else [policy.Place(one) for one in devices]
+    torch.set_num_threads(max(1, threads // len(places)) if on_cpu else threads)
+    precisions = policy.choose_precisions(devices, half_precision, stored_precision(checkpoint), machine)
+    check_quantization(quantization, devices[0], getattr(torch, precisions[0]), readout, machine)
+    limit_memory(devices[0])
+    backends = load_finite(checkpoint, readout, places, precisions, quantization)
+    if on_cpu:
+        kept = KeptMemory()
+        for backend in backends:
+            backend.relieve = kept.relieve
+    return backends
 
 
 def load_finite(
     checkpoint: Checkpoint,
     readout: Readout,
-    device: str,
+    places: Sequence[policy.Place],
     precisions: Sequence[policy.DType],
     quantization: Quantization = "none",
-) -> TorchBackend:
-    """Load a checkpoint in the first of `precisions` in which its numbers are finite, or raise `ModelError`."""
+) -> tuple[TorchBackend, ...]:
+    """Load a checkpoint at each place, in the first of `precisions` in which its numbers are finite at all of them, or
+    raise `ModelError`."""
     note = None
     for failed, precision in enumerate(precisions):
         if failed:
             note = f"in {' and '.join(precisions[:failed])} the model gave numbers that are not finite"
             logger.warning("computing in %s: %s", precision, note)
             gc.collect()  # the model, whose parts know each other: it must not be in memory twice
-            release_memory(device)
-        backend = _load_in(checkpoint, readout, device, precision, quantization)
-        if backend is not None:
-            backend.precision_note = note
-            return backend
+            for place in places:
+                release_memory(place.device)
+        load_on = partial(_load_in, checkpoint, readout, precision=precision, quantization=quantization)
+        backends = _load_at(places, load_on)
+        if backends:
+            for backend in backends:
+                backend.precision_note = note
+            return backends
     advice = "" if quantization == "none" else ", or leave RERANKER_QUANTIZATION unset"
     raise ModelError(
         f"the numbers that the model in {checkpoint.folder} computes are not finite, in {precisions[-1]} either, so"
         f" its weights are damaged or not of this architecture: download the model again{advice}"
     )
+
+
+def _load_at(places: Sequence[policy.Place], load_on: Callable[[str], TorchBackend | None]) -> tuple[TorchBackend, ...]:
+    """What `load_on` loads at each place; nothing if it loads nothing at one of them."""
+    backends: list[TorchBackend] = []
+    for place in places:
+        backend = _at(place, partial(load_on, place.device))
+        if backend is None:
+            return ()
+        backend.cores = place.cores
+        backends.append(backend)
+    _require_alike(backends)
+    return tuple(backends)
+
+
+def _at(place: policy.Place, work: Callable[[], Result]) -> Result:
+    """What `work` returns, called where its device is, or its cores: memory is near those that touch it first."""
+    if place.cores:
+        with ThreadPoolExecutor(1, initializer=pin, initargs=(place.cores,)) as thread:
+            return thread.submit(work).result()
+    if place.device.startswith("cuda"):
+        with torch.cuda.device(place.device):
+            return work()
+    return work()
+
+
+def _require_alike(backends: Sequence[TorchBackend]) -> None:
+    first = backends[0]
+    for other in backends:
+        if other.attention != first.attention:
+            raise ModelError(
+                f"{first.device} computes attention {first.attention}, {other.device} {other.attention}, and scores"
+                f" would depend on the device: set RERANKER_DEVICE={first.device}, or to devices that are alike"
+            )
 
 
 def _load_in(

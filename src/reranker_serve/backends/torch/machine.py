@@ -14,6 +14,7 @@ def inspect_machine() -> Machine:
     return Machine(
         cuda_devices=cuda_devices,
         cuda_bfloat16=frozenset(filter(_multiplies_bfloat16, range(cuda_devices))),
+        cuda_capabilities=tuple(torch.cuda.get_device_capability(index) for index in range(cuda_devices)),
         mps=torch.backends.mps.is_available(),
         cpu_bfloat16=_has(("avx512_bf16", "amx_bf16"), ("_is_avx512_bf16_supported", "_is_amx_tile_supported")),
         # Without these oneDNN's sums overflow, or it computes in plain loops, a thousand times slower.
