@@ -55,6 +55,8 @@ PEERS: dict[str, MakePeer] = {
     "candding": _worker("candding"),
     "llama-http": Llama,
 }
+# Files are measured by themselves.
+FILES: dict[str, MakePeer] = {name: _worker() for name in ("ours-file", "ours-fp32-file", "sentence-transformers-bf16")}
 _WARM_UP_PAIRS = 8
 _TUNING_PAIRS = 32
 
@@ -81,8 +83,9 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description="Measure every peer side by side.")
     usual = ["xlm-r-base", "xlm-r-large", "demo", "qwen3-0.6b"]
     parser.add_argument("--shape", nargs="+", choices=SHAPES, default=usual, metavar="SHAPE", help=", ".join(SHAPES))
-    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), metavar="LETTER")
-    parser.add_argument("--peer", nargs="+", choices=PEERS, default=list(PEERS), metavar="PEER", help=", ".join(PEERS))
+    parser.add_argument("--workload", nargs="+", choices=WORKLOADS, default=[*"ABCDE"], metavar="LETTER")
+    names = [*PEERS, *FILES]
+    parser.add_argument("--peer", nargs="+", choices=names, default=list(PEERS), metavar="PEER", help=", ".join(names))
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument(
         "--seconds", type=float, default=60, help="a peer too slow for a round does as much of it as fits (default 60)"
@@ -108,7 +111,7 @@ def _measure_shape(shape: Shape, data: Path, arguments: argparse.Namespace) -> S
         exact.prepare()
         for name in arguments.peer:
             tell(f"{shape.name}: preparing {name}")
-            peer = PEERS[name](name, shape, folder, work)
+            peer = {**PEERS, **FILES}[name](name, shape, folder, work)
             try:
                 present[name] = peer
                 about[name] = peer.prepare()

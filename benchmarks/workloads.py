@@ -1,4 +1,4 @@
-"""The five workloads, on real text cut to token lengths with the model's own tokenizer."""
+"""The workloads, on real text cut to token lengths with the model's own tokenizer."""
 
 from __future__ import annotations
 
@@ -47,6 +47,7 @@ WORKLOADS = {
         Workload("C", "one caller, 100 documents of 30 tokens", 1, 1, 100, 30),
         Workload("D", "one caller, 16 documents, pairs of 512 tokens", 1, 1, 16, 512, full=True),
         Workload("E", "one caller, 1,000 documents, mixed lengths", 1, 1, 1000),
+        Workload("F", "a file of 2,000 pairs; over HTTP 8 callers, 100 documents each, mixed lengths", 8, 20, 100),
     )
 }
 

@@ -30,7 +30,10 @@ class Contestant(Protocol):
 CONTESTANTS = {
     "ours": ("ours", "Ours"),
     "ours-int8": ("ours", "OursInt8"),
+    "ours-file": ("ours", "OursFile"),
+    "ours-fp32-file": ("ours", "OursFileFloat32"),
     "sentence-transformers": ("reference", "SentenceTransformers"),
+    "sentence-transformers-bf16": ("reference", "SentenceTransformersBfloat16"),
     "transformers": ("reference", "Transformers"),
     "exact": ("reference", "Exact"),
     "onnx": ("onnx", "Onnx"),

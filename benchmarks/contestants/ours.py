@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from benchmarks.contestants import versions
-from benchmarks.pairs import Request
+from benchmarks.pairs import Request, by_request, pairs_of
 
 
 def settings_of(
@@ -74,3 +76,41 @@ class Ours:
 
 class OursInt8(Ours):
     quantization = "int8"
+
+
+class OursFile:
+    """`reranker-serve score` on a file with a line a pair, which is written before and read after."""
+
+    half = True
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int, device: str = "cpu") -> None:
+        values = settings_of(folder, threads, max_length, None, device)
+        self._values = values | {"RERANKER_USE_FP16": str(self.half)}
+
+    def prepare(self) -> dict[str, str]:
+        from reranker_serve.environment import load_settings
+        from reranker_serve.tools.in_process import load_in_process
+
+        self._settings, _ = load_settings(self._values, env_file=Path("/nonexistent"))
+        self._scorer = load_in_process(self._settings)
+        return versions("reranker-serve", "torch", "transformers") | {"precision": self._scorer.backend.dtype}
+
+    def tune(self, requests: Sequence[Request]) -> str:
+        return ""
+
+    def score(self, requests: Sequence[Request]) -> list[list[float]]:
+        from reranker_serve.api.options import Options
+        from reranker_serve.tools.score.command import Job, score_file
+        from reranker_serve.tools.score.files import source
+
+        with TemporaryDirectory() as folder:
+            pairs, scores = Path(folder, "pairs.jsonl"), Path(folder, "scores.jsonl")
+            rows = [{"query": query, "document": document} for query, document in pairs_of(requests)]
+            pairs.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            job = Job(source(pairs, "score"), scores, Options(raw_scores=True))
+            assert score_file(job, self._scorer, self._settings) == 0
+            return by_request([json.loads(line)["score"] for line in scores.open()], requests)
+
+
+class OursFileFloat32(OursFile):
+    half = False

@@ -80,6 +80,13 @@ class SentenceTransformers:
         return cosines
 
 
+class SentenceTransformersBfloat16(SentenceTransformers):
+    """As its users ask for it on a processor that multiplies in it."""
+
+    def __init__(self, folder: Path, kind: str, threads: int, max_length: int, device: str = "cpu") -> None:
+        super().__init__(folder, kind, threads, max_length, device, "bfloat16")
+
+
 class Transformers:
     """The published recipe: padded batches of 32 in the order given."""
 

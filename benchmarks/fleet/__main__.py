@@ -1,6 +1,6 @@
 """What routing and scaling by seconds of waiting work are worth: the policy of `scale/policy.py` on a virtual clock.
 
-    python -m benchmarks.fleet [--only routing|scaling] [--requests 20000] [--seeds 1,2,3] [--json FILE]
+    python -m benchmarks.fleet [--only routing|scaling] [--requests 10000] [--seeds 1,2,3] [--json FILE]
 
 Requests of 10 to 1,000 documents come at random to routers that do not see each other; the replicas compute them pass
 by pass, in the order the server's scheduler takes, as fast as the server was measured to be. `docs/fleet.md` says what
@@ -23,7 +23,7 @@ from benchmarks.fleet.routers import ROUTERS
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", choices=["routing", "scaling"])
-    parser.add_argument("--requests", type=int, default=20_000, help="of each row of routing and each seed, about")
+    parser.add_argument("--requests", type=int, default=10_000, help="of each row of routing and each seed, about")
     parser.add_argument("--seeds", default="1,2,3", help="a row of routing is their median; scaling takes the first")
     parser.add_argument("--json", type=Path, help="write the rows there")
     arguments = parser.parse_args()

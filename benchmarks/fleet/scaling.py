@@ -39,11 +39,10 @@ class Day:
         return day(self.least_busy, self.most_busy, self.length)(now) * (self.surge if surging else 1.0)
 
 
-# Pressed into hours, which is harder than a day: what comes grows four or eight times as fast.
+# Pressed into hours, which is harder than a day: what comes grows four times as fast.
 DAYS = [
     Day("0.4 to 4 busy, 24 h", 0.4, 4, 86_400.0),
     Day("4 to 40 busy, 6 h", 4, 40),
-    Day("20 to 200 busy, 3 h", 20, 200, 10_800.0),
     Day("4 to 40 busy, 6 h, a replica lives for two hours", 4, 40, life=7200.0),
     Day("4 to 40 busy, 6 h, replicas start in five minutes", 4, 40, start=300.0),
     Day("4 to 40 busy, 6 h, ten minutes of three times as much", 4, 40, surge=3.0),

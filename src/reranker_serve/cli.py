@@ -84,8 +84,10 @@ def _add_tools(commands: argparse._SubParsersAction[argparse.ArgumentParser]) ->
     from reranker_serve.tools import calibrate, evaluate, inspection, usage, verify
     from reranker_serve.tools.bench import command as bench
     from reranker_serve.tools.compare import command as compare
+    from reranker_serve.tools.score import command as score
 
     for name, tool, purpose in (
+        ("score", score, "score a file of pairs, of any size, without a server"),
         ("evaluate", evaluate, "measure ranking quality on a judged collection"),
         ("compare", compare, "tell which of several models or servers ranks better on judged queries, and how fast"),
         ("calibrate", calibrate, "find what a score means on judged queries, and the threshold to ask with"),

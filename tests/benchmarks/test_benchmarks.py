@@ -119,7 +119,7 @@ def test_a_round_is_the_same_for_everyone_and_no_other_round(data: Path) -> None
 def test_a_run_names_who_took_part_and_who_did_not(data: Path, tmp_path: Path) -> None:
     """Ours against plain transformers on a tiny model, and a peer whose environment cannot be installed."""
     options = ["--shape", "tiny", "--workload", "A", "--rounds", "1", "--seconds", "1", "--reference-pairs", "4"]
-    options += ["--peer", "ours", "transformers", "infinity-http"]
+    options += ["--peer", "ours", "ours-file", "transformers", "infinity-http"]
     options += ["--work", str(tmp_path / "work"), "--output", str(tmp_path / "results"), "--name", "small"]
     done = subprocess.run(
         [sys.executable, "-m", "benchmarks.peers", *options],
@@ -134,9 +134,10 @@ def test_a_run_names_who_took_part_and_who_did_not(data: Path, tmp_path: Path) -
     (shape,) = json.loads((tmp_path / "results" / "small.json").read_text())["shapes"]
     assert "cannot be installed" in shape["absent"]["infinity-http"]
     (workload,) = shape["workloads"]
-    assert {found["peer"] for found in workload["rows"]} == {"ours", "transformers"}
+    assert {found["peer"] for found in workload["rows"]} == {"ours", "ours-file", "transformers"}
     exact = next(found for found in workload["rows"] if found["peer"] == "transformers")
     assert exact["difference"] < 1e-3 < workload["spread"]
+    assert len({found["difference"] for found in workload["rows"] if found["peer"] != "transformers"}) == 1
     assert "| transformers | float32 |" in (tmp_path / "results" / "small.md").read_text()
 
 

@@ -8,10 +8,10 @@ from typing import Any
 from reranker_serve.errors import StartupError
 
 
-def require(name: str) -> Any:
-    """Import a library of the extra `evaluate`. Raises `StartupError` that says how to install it."""
+def require(name: str, extra: str = "evaluate") -> Any:
+    """Import a library of an extra. Raises `StartupError` that says how to install it."""
     try:
         return import_module(name)
     except ImportError:
         missing = name.partition(".")[0]
-        raise StartupError(f"this needs {missing}: pip install 'reranker-serve[evaluate]'") from None
+        raise StartupError(f"this needs {missing}: pip install 'reranker-serve[{extra}]'") from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 from reranker_serve.loader import load
@@ -28,25 +29,32 @@ def load_in_process(settings: Settings) -> Scorer:
 
 
 def run_in_process(scorer: Scorer, settings: Settings, work: Callable[[Ask], Answer]) -> Answer:
-    """`work(ask)` on a thread, where `ask` answers requests through the same service as the server's.
-
-    Every pair is computed and comes back: what is measured here must not come from the score cache, nor be left out.
-    """
-    settings = settings.model_copy(update={"cache_entries": 0, "min_score": None, "min_probability": None})
+    """`work(ask)` on a thread, where `ask` answers requests through the same service as the server's."""
 
     async def run() -> Answer:
         loop = asyncio.get_running_loop()
-        reranker = Reranker(scorer, settings, Metrics())
+        with in_process(scorer, settings) as reranker:
 
-        def ask(request: RerankRequest) -> RerankResult:
-            return asyncio.run_coroutine_threadsafe(reranker.rerank(request), loop).result()
+            def ask(request: RerankRequest) -> RerankResult:
+                return asyncio.run_coroutine_threadsafe(reranker.rerank(request), loop).result()
 
-        try:
             return await asyncio.to_thread(work, ask)
-        finally:
-            reranker.close()
 
     return asyncio.run(run())
+
+
+@contextmanager
+def in_process(scorer: Scorer, settings: Settings) -> Iterator[Reranker]:
+    """Of an event loop, until the block ends.
+
+    Every pair is computed and comes back: what is measured here must not come from the score cache, nor be left out.
+    """
+    every = settings.model_copy(update={"cache_entries": 0, "min_score": None, "min_probability": None})
+    reranker = Reranker(scorer, every, Metrics())
+    try:
+        yield reranker
+    finally:
+        reranker.close()
 
 
 def in_order(result: RerankResult) -> list[float]:
