@@ -134,7 +134,7 @@ def test_the_pods_of_the_service_have_what_a_replica_asks_for() -> None:
 
 
 def test_the_version_of_ray_is_one() -> None:
-    pinned = (Path(__file__).parent / "requirements.txt").read_text().split("ray[serve]==")[1].split()[0]
+    pinned = (Path(__file__).parent / "requirements.txt").read_text().split("ray[data,serve]==")[1].split()[0]
     assert SERVICE["spec"]["rayClusterConfig"]["rayVersion"] == pinned
     assert f"rayproject/ray:{pinned}-" in (DEPLOY / "Dockerfile").read_text()
 
