@@ -116,7 +116,11 @@ EVERYTHING: Values = {
     "autoscaling": {
         "enabled": True,
         "targetWaitingSeconds": 20,
-        "prometheus": {"serverAddress": "http://prometheus:9090", "authentication": "prometheus"},
+        "prometheus": {
+            "serverAddress": "http://prometheus:9090",
+            "authentication": "prometheus",
+            "authModes": "bearer",
+        },
     },
     "serviceMonitor": {"enabled": True, "labels": {"release": "prometheus"}, "keySecret": {"name": "one-key"}},
     "networkPolicy": {

@@ -49,7 +49,8 @@ _TRIGGER = _fields(
                 "query": _TEXT,
                 "threshold": {"type": "string", "pattern": r"^[0-9]+(\.[0-9]+)?$"},
                 "ignoreNullValues": {"enum": ["true", "false"]},
-            }
+            },
+            {"authModes": _TEXT},
         ),
     },
     {"authenticationRef": _fields({"name": _TEXT})},

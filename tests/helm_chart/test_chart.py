@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 import yaml
@@ -13,6 +16,7 @@ from reranker_serve.settings import Settings
 from tests.helm_chart.chart import (
     CHART,
     EVERYTHING,
+    HELM,
     OWN_CLAIM,
     OWN_IMAGE,
     Values,
@@ -126,11 +130,72 @@ def test_every_value_has_a_default_and_a_schema() -> None:
         ({"model": {"path": "/opt/model", "initDownload": True}}, "model.initDownload"),
         ({"model": {"revision": "main", "initDownload": True}}, "model.revision"),
         ({"keys": {"secret": "k"}, "serviceMonitor": {"enabled": True}}, "serviceMonitor.keySecret.name"),
+        (
+            {"extraEnv": [{"name": "RERANKER_API_KEY_FILE", "value": "/k"}], "serviceMonitor": {"enabled": True}},
+            "serviceMonitor.keySecret.name",
+        ),
         ({"settings": {"enable_metrics": False}, "serviceMonitor": {"enabled": True}}, "settings.enable_metrics"),
     ],
 )
 def test_wrong_values_are_refused_by_name(values: Values, said: str) -> None:
     assert said in refusal(values)
+
+
+@pytest.mark.parametrize("name", ["on", "null", "1e5"])
+def test_names_that_yaml_reads_as_something_else_stay_names(name: str) -> None:
+    values = {
+        "fullnameOverride": name,
+        "image": {"pullSecrets": [name]},
+        "model": {
+            "tokenSecret": {"name": name, "key": name},
+            "volume": {"claim": {"create": True, "storageClass": name}},
+        },
+        "keys": {"secret": name, "item": name},
+        "tls": {"secret": name},
+        "gpu": {"count": 1, "runtimeClassName": name},
+        "priorityClassName": name,
+        "autoscaling": {"enabled": True, "prometheus": {"serverAddress": "http://p", "authentication": name}},
+        "serviceMonitor": {"enabled": True, "keySecret": {"name": name, "key": name}},
+        "networkPolicy": {"enabled": True},
+    }
+
+    def check(value: object, path: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                check(inner, f"{path}.{key}")
+        elif isinstance(value, list):
+            for inner in value:
+                check(inner, path)
+        elif re.search(r"name|Name|key|instance", path.rpartition(".")[2]):
+            assert isinstance(value, str), path
+
+    for manifest in manifests(values):
+        check(manifest, manifest["kind"])
+    names = {manifest["metadata"]["name"] for manifest in manifests({"serviceAccount": {"name": name}, **values})}
+    assert names == {name, f"{name}-models"}
+    released = subprocess.run([str(HELM), "template", name, str(CHART)], capture_output=True, text=True, check=True)
+    labels = [manifest["metadata"]["labels"] for manifest in yaml.safe_load_all(released.stdout) if manifest]
+    assert {each["app.kubernetes.io/instance"] for each in labels} == {name}
+
+
+@pytest.mark.parametrize(
+    ("values", "open_to_all"),
+    [
+        ({}, True),
+        ({"keys": {"secret": "k"}}, False),
+        ({"extraEnv": [{"name": "RERANKER_API_KEY", "value": "k"}]}, False),
+    ],
+)
+def test_the_notes_say_whether_keys_are_asked_for(values: Values, open_to_all: bool, tmp_path: Path) -> None:
+    """Helm shows notes only beside a cluster: here they are an object."""
+    copy = shutil.copytree(CHART, tmp_path / "chart")
+    notes = (CHART / "templates" / "NOTES.txt").read_text()
+    (copy / "templates" / "notes.yaml").write_text(
+        f'{{{{- define "notes" }}}}{notes}{{{{ end }}}}notes: {{{{ include "notes" . | toJson }}}}'
+    )
+    told = helm("template", str(copy), "--show-only", "templates/notes.yaml", values=values)
+    assert told.returncode == 0, told.stderr
+    assert ("Whoever reaches it may use it" in yaml.safe_load(told.stdout)["notes"]) == open_to_all
 
 
 def test_the_chart_can_be_part_of_another() -> None:

@@ -31,6 +31,7 @@ async def test_pods_are_added_by_the_seconds_that_wait(connect: Connect) -> None
         metadata = trigger["metadata"]
         assert trigger["metricType"] == "AverageValue"
         assert trigger["authenticationRef"] == {"name": "prometheus"}
+        assert metadata["authModes"] == "bearer", "or KEDA sends nothing of what the reference holds"
         assert metadata["ignoreNullValues"] == "false"
         assert f'namespace="{NAMESPACE}",service="{made["Service"]["metadata"]["name"]}"' in metadata["query"]
         assert set(re.findall(r"reranker_\w+", metadata["query"])) <= existing
@@ -71,6 +72,7 @@ def test_labels_of_ones_own_are_taken_as_they_are() -> None:
     spec = rendered({"autoscaling": {"enabled": True, "prometheus": prometheus}})["ScaledObject"]["spec"]
     assert all('reranker_waiting_seconds{job="rerank"}' in trigger["metadata"]["query"] for trigger in spec["triggers"])
     assert "authenticationRef" not in spec["triggers"][0]
+    assert "authModes" not in spec["triggers"][0]["metadata"]
 
 
 def test_prometheus_finds_the_pods_under_the_job_of_the_alerts() -> None:

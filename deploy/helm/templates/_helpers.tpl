@@ -10,7 +10,7 @@
 
 {{- define "reranker.selector" -}}
 app.kubernetes.io/name: {{ .Chart.Name }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "reranker.labels" -}}
@@ -116,8 +116,8 @@ terminationMessagePolicy: FallbackToLogsOnError
 - name: HF_TOKEN
   valueFrom:
     secretKeyRef:
-      name: {{ .name }}
-      key: {{ .key }}
+      name: {{ .name | quote }}
+      key: {{ .key | quote }}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -139,10 +139,20 @@ httpGet:
     threshold: {{ .threshold | toJson | quote }}
     # No figures are an error, with which the pods stay as many as they are, and not a sign that nothing waits.
     ignoreNullValues: "false"
+  {{- with .prometheus.authModes }}
+    authModes: {{ . | quote }}
+  {{- end }}
   {{- with .prometheus.authentication }}
   authenticationRef:
-    name: {{ . }}
+    name: {{ . | quote }}
   {{- end }}
+{{- end -}}
+
+{{/* "true" where callers need a key. */}}
+{{- define "reranker.keyed" -}}
+{{- $named := list -}}
+{{- range .Values.extraEnv -}}{{- $named = append $named .name -}}{{- end -}}
+{{- if or .Values.keys.secret (has "RERANKER_API_KEY" $named) (has "RERANKER_API_KEY_FILE" $named) -}}true{{- end -}}
 {{- end -}}
 
 {{/* What would fail only in the cluster, or only on the day that it matters. */}}
@@ -167,8 +177,8 @@ httpGet:
 {{- if and (eq (toString $values.settings.enable_metrics) "false") (or $values.autoscaling.enabled $values.serviceMonitor.enabled) -}}
 {{- fail "settings.enable_metrics: autoscaling and serviceMonitor read /metrics; leave it true, or turn them off" -}}
 {{- end -}}
-{{- if and $values.keys.secret $values.serviceMonitor.enabled (not $values.serviceMonitor.keySecret.name) -}}
-{{- fail "serviceMonitor.keySecret.name: /metrics needs a key where keys.secret is set; name the Secret that holds one for Prometheus" -}}
+{{- if and (include "reranker.keyed" .) $values.serviceMonitor.enabled (not $values.serviceMonitor.keySecret.name) -}}
+{{- fail "serviceMonitor.keySecret.name: /metrics needs a key where callers do (keys.secret, or RERANKER_API_KEY in extraEnv); name the Secret that holds one for Prometheus" -}}
 {{- end -}}
 {{- with $values.autoscaling -}}
 {{- if and .enabled (not .prometheus.serverAddress) -}}
