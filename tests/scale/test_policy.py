@@ -156,6 +156,16 @@ def test_away_must_be_ahead_by_half_a_common_request() -> None:
     assert made.choose([A, B, C], 1, 0) == [C, A, B]
 
 
+def test_what_costs_nothing_is_no_common_request() -> None:
+    made = routing(a=1.5, b=0)
+    made.settle([A])
+    for number in range(200):
+        made.sent(A, number, 4 * (number % 2), 0)
+        made.done(A, number)
+    made.report(A, Report(1.0, 1.5, pace=1.0))
+    assert made.choose([A, B], 1, 1.0) == [A]
+
+
 def test_a_home_of_which_nothing_is_left_means_all() -> None:
     made = routing(a=2, b=1)
     made.settle(["dead"])

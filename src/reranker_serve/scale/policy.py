@@ -1,7 +1,7 @@
 """Which replica a request goes to, and how many replicas there should be. Pure: no clock, no network, no Ray.
 
 Both go by seconds of computing, not by requests: ten documents and a thousand are one request each. The numbers here
-were chosen with `benchmarks/fleet.py`.
+were chosen with `python -m benchmarks.fleet`.
 """
 
 from __future__ import annotations
@@ -125,7 +125,8 @@ class Routing(Generic[Replica]):
         known = self._known.setdefault(replica, _Known())
         seconds = work * self._pace_of(known)
         known.send(request, seconds, now)
-        self._seconds = _followed(self._seconds, seconds)
+        if seconds:  # and not who asked for no computing, such as a probe
+            self._seconds = _followed(self._seconds, seconds)
 
     def done(self, replica: Replica, request: Hashable) -> None:
         """It is answered, refused or given up; passed over if not known."""

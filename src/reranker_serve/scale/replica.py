@@ -37,7 +37,7 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(self._settings, self._scorer, supervised_process())
-        app.add_middleware(BehindProxy, traffic=self._traffic)
+        app.add_middleware(BehindProxy, traffic=self._traffic, most=self._settings.max_body_bytes)
         self._lifecycle, self._metrics = app.state.lifecycle, app.state.metrics
         return app
 

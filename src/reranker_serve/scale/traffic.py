@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -52,28 +53,36 @@ class Traffic:
 
 
 class Share:
-    """Of the time between two looks, the share that was computed in."""
+    """Of the time between two looks, the share that was computed in.
+
+    A pass is seen when it is done. What is more than fits between two looks counts after them, or passes that take
+    longer would hardly count; but no more of it than one look found.
+    """
 
     def __init__(self, now: float) -> None:
         self._at = now
         self._tokens = 0.0
+        self._left = 0.0  # seconds that are not counted yet
 
     def look(self, tokens: float, seconds_per_token: float, now: float) -> float:
         """0 to 1, where the model has read so many tokens since it was loaded."""
-        passed, read = now - self._at, tokens - self._tokens
+        passed, seen = now - self._at, (tokens - self._tokens) * seconds_per_token
         self._at, self._tokens = now, tokens
-        return min(1.0, read * seconds_per_token / passed) if passed > 0 else 0.0
+        computed = seen + self._left
+        self._left = min(max(0.0, computed - passed), max(seen, self._left))
+        return min(1.0, computed / passed) if passed > 0 else 0.0
 
 
 class BehindProxy:
-    """Tells `traffic` how long the bodies are that come in, as their headers say.
+    """Tells `traffic` how long the bodies are that come in, as their headers say; `most` is what is not refused.
 
     Ray's proxy adds the request's id to a reply, whether it is there or not: here it is taken out.
     """
 
-    def __init__(self, app: Application, traffic: Traffic) -> None:
+    def __init__(self, app: Application, traffic: Traffic, most: float) -> None:
         self._app = app
         self._traffic = traffic
+        self._most = most
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async def without_id(message: Message) -> None:
@@ -82,13 +91,14 @@ class BehindProxy:
             await send(message)
 
         if scope["type"] == "http":
-            self._traffic.posted(body_length(scope) or 0)
+            self._traffic.posted(body_length(scope, self._most) or 0)
         await self._app(scope, receive, without_id)
 
 
-def body_length(scope: Scope) -> int | None:
-    """Bytes of a request's body as its header says; None if it does not."""
+def body_length(scope: Scope, most: float = math.inf) -> int | None:
+    """Bytes of a request's body as its header says; None if it does not. 0 above `most`: that is refused unread."""
     for name, value in scope["headers"]:
         if name == b"content-length":
-            return int(value) if value.isdigit() else None
+            length = int(value) if value.isdigit() else None
+            return 0 if length is not None and length > most else length
     return None
