@@ -45,3 +45,17 @@ def test_when_a_report_was_made_is_told_by_the_one_that_came_soonest() -> None:
     assert clock.read(1002.0, now=8.0) == 7.0, "a second late"
     assert clock.read(1004.0, now=8.8) == pytest.approx(8.8), "the first was late, too"
     assert clock.read(1006.0, now=11.0) == pytest.approx(10.8)
+
+
+def test_a_clock_that_stood_still_for_a_while_is_known_again() -> None:
+    """A machine that was suspended, or clocks that go apart by a little every day."""
+    clock = _Clock()
+    for number in range(10):
+        assert clock.read(1000.0 + 2 * number, now=5.0 + 2 * number) == 5.0 + 2 * number
+    late = [clock.read(1020.0 + 2 * number, now=325.0 + 2 * number) for number in range(100)]
+    assert late[0] == 25.0
+    assert late[-1] == 325.0 + 2 * 99
+
+
+def test_a_body_that_will_be_refused_is_nothing_to_do() -> None:
+    assert told_length(pending("POST", [(b"content-length", b"999999999999999999")]), most=1000) == 0

@@ -146,6 +146,8 @@ def test_the_version_of_ray_is_one() -> None:
         ({"replicas": "0"}, "^replicas=0 needs max_replicas, "),
         ({"replicas": "3", "max_replicas": "2"}, "^max_replicas=2 is below replicas=3$"),
         ({"num_gpus": "-1"}, "^num_gpus: Input should be greater than or equal to 0$"),
+        ({"num_gpus": "1.5"}, "^num_gpus=1.5 should be whole above 1$"),
+        ({"num_cpus": "inf"}, "^num_cpus: Input should be a finite number$"),
         ({"replicas": "many"}, "^replicas: Input should be a valid integer"),
     ],
 )
@@ -175,7 +177,9 @@ def test_ray_waits_until_all_is_answered_and_never_refuses_by_itself() -> None:
     assert deployment._deployment_config.graceful_shutdown_wait_loop_s == 3
     assert deployment._deployment_config.graceful_shutdown_timeout_s > 53
     assert deployment.max_queued_requests == -1
-    assert deployment._deployment_config.request_router_config.is_default_request_router() == HAPROXY
+    router = deployment._deployment_config.request_router_config
+    assert router.is_default_request_router() == HAPROXY
+    assert router.request_router_kwargs == ({} if HAPROXY else {"max_body_bytes": settings.max_body_bytes})
 
 
 def test_a_fleet_that_scales_has_its_delays_in_the_policy() -> None:

@@ -58,7 +58,7 @@ class RayReplica(Replica):
 class Arguments(BaseModel):
     """What the application takes on the command line, and as `args` of a Serve configuration."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     replicas: int = Field(1, ge=0, description="replicas; the least there are, with `max_replicas`; 0: none when idle")
     max_replicas: int | None = Field(None, ge=1, description="most replicas; with it their number follows the load")
@@ -84,6 +84,8 @@ class Arguments(BaseModel):
             raise ValueError("replicas=0 needs max_replicas, the most there may be when requests come")
         if self.max_replicas is not None and self.max_replicas < self.replicas:
             raise ValueError(f"max_replicas={self.max_replicas} is below replicas={self.replicas}")
+        if self.num_gpus > 1 and self.num_gpus % 1:
+            raise ValueError(f"num_gpus={self.num_gpus:g} should be whole above 1")
         return self
 
     @property
@@ -132,7 +134,7 @@ def application(arguments: Arguments, settings: Settings, load: Load = load_mode
         # A replica that is to go gets nothing new; Ray looks after each of these whether all is answered.
         graceful_shutdown_wait_loop_s=settings.drain_delay,
         graceful_shutdown_timeout_s=_drain_seconds(settings),
-        request_router_config=_routing(arguments.report_seconds),
+        request_router_config=_routing(arguments.report_seconds, settings),
         **count,
     )
     return deployment.bind(_placed(settings, arguments), load)
@@ -145,10 +147,13 @@ def _drain_seconds(settings: Settings) -> float:
     return late + settings.drain_delay + settings.drain_timeout + LAST_REPLIES_S
 
 
-def _routing(report_seconds: float) -> RequestRouterConfig:
+def _routing(report_seconds: float, settings: Settings) -> RequestRouterConfig:
     """HAProxy chooses by itself, and Ray refuses another router beside it."""
-    router = {} if _behind_haproxy() else {"request_router_class": WaitingSecondsRouter}
-    return RequestRouterConfig(request_routing_stats_period_s=report_seconds, **router)
+    router: dict[str, Any] = {
+        "request_router_class": WaitingSecondsRouter,
+        "request_router_kwargs": {"max_body_bytes": settings.max_body_bytes},
+    }
+    return RequestRouterConfig(request_routing_stats_period_s=report_seconds, **({} if _behind_haproxy() else router))
 
 
 def _behind_haproxy() -> bool:

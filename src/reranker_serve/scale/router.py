@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import pickle
 import time
-from dataclasses import dataclass
+from collections import deque
+from dataclasses import dataclass, field
 from typing import Any
 
 from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, RunningReplica
@@ -13,6 +14,8 @@ from ray.serve.request_router import PendingRequest, ReplicaID, RequestRouter, R
 from reranker_serve.scale.policy import Report, Routing
 from reranker_serve.scale.traffic import BUSY, MADE, PACE, WAITING, body_length
 
+# Of so many reports the one that came soonest tells how clocks differ: of all of them it would tell how they once did.
+_CLOCK_REPORTS = 60
 # A request that was not taken by a replica for so long never will be.
 _UNHEARD_S = 10.0
 
@@ -26,17 +29,18 @@ class _Choice:
 
 @dataclass(slots=True)
 class _Clock:
-    """A replica's, which differs from the reader's by some time; that which came soonest tells by how much."""
+    """A replica's, which differs from the reader's by some time; the report that came soonest tells by how much."""
 
     made: float | None = None
-    ahead: float = -math.inf
+    ahead: deque[float] = field(default_factory=lambda: deque(maxlen=_CLOCK_REPORTS))
 
     def read(self, made: float, now: float) -> float | None:
         """When by the reader's clock a report was made; None if it is the last one again."""
         if made == self.made:
             return None
-        self.made, self.ahead = made, max(self.ahead, made - now)
-        return made - self.ahead
+        self.made = made
+        self.ahead.append(made - now)
+        return made - max(self.ahead)
 
 
 class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where Ray is not installed
@@ -54,6 +58,11 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
         self._reports: dict[ReplicaID, _Clock] = {}
         self._chosen: dict[str, _Choice] = {}  # and not yet heard of, the oldest first
         self._mean_length = 0.0
+        self._most_bytes = math.inf
+
+    def initialize_state(self, max_body_bytes: float = math.inf) -> None:
+        """Called by Ray after the constructor. A longer body is refused by the replica."""
+        self._most_bytes = max_body_bytes
 
     async def choose_replicas(
         self, candidate_replicas: list[RunningReplica], pending_request: PendingRequest | None = None
@@ -97,7 +106,7 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
         self._forget(replica_id)
 
     def update_replicas(self, replicas: list[RunningReplica]) -> None:
-        for replica_id in self._reports.keys() - {replica.replica_id for replica in replicas}:
+        for replica_id in self.curr_replicas.keys() - {replica.replica_id for replica in replicas}:
             self._forget(replica_id)
         self._routing.settle(replica.replica_id for replica in replicas if replica.node_id == self._node)
         super().update_replicas(replicas)
@@ -116,19 +125,22 @@ class WaitingSecondsRouter(RequestRouter):  # type: ignore[misc]  # linted where
 
     def _length(self, pending: PendingRequest | None) -> float:
         """Bytes of the request's body; the mean of late where they cannot be told."""
-        length = told_length(pending)
+        length = told_length(pending, self._most_bytes)
         if length is None:
             return self._mean_length
-        self._mean_length += 0.05 * (length - self._mean_length)
+        if length:
+            self._mean_length += (0.05 if self._mean_length else 1.0) * (length - self._mean_length)
         return length
 
 
-def told_length(pending: PendingRequest | None) -> int | None:
-    """What the header of a request says, which the proxy, in this same process, has pickled; None if nothing does."""
+def told_length(pending: PendingRequest | None, most: float = math.inf) -> int | None:
+    """What the header of a request says, which the proxy, in this same process, has pickled; None if nothing does.
+    0 above `most`.
+    """
     if pending is None or not pending.args or not isinstance(pending.args[0], bytes):
         return None
     scope = getattr(pickle.loads(pending.args[0]), "asgi_scope", None)
     if scope is None:
         return None
-    length = body_length(scope)
+    length = body_length(scope, most)
     return 0 if length is None and scope.get("method") != "POST" else length
