@@ -40,9 +40,16 @@ def context(now: float, replicas: int, waiting: float, busy: float = 0.0, reques
 
 
 def test_seconds_that_wait_ask_for_more_after_the_delay() -> None:
-    policy = WaitingSecondsPolicy(least=1, most=9, target_seconds=10, up_delay=5)
+    policy = WaitingSecondsPolicy(clock=iter([0.0, 6.0]).__next__, least=1, most=9, target_seconds=10, up_delay=5)
     assert policy(context(0, replicas=2, waiting=30, busy=1))[0] == 2
     assert policy(context(6, replicas=2, waiting=30, busy=1))[0] >= 6
+
+
+def test_a_calendar_clock_that_is_set_back_changes_nothing() -> None:
+    policy = WaitingSecondsPolicy(clock=iter([0.0, 0.1, 6.0]).__next__, least=1, most=9, target_seconds=10, up_delay=5)
+    assert policy(context(7200, replicas=2, waiting=0, busy=1))[0] == 2
+    assert policy(context(0, replicas=2, waiting=0, busy=0))[0] == 2
+    assert policy(context(6, replicas=2, waiting=0, busy=0))[0] == 2
 
 
 def test_the_newest_report_counts() -> None:

@@ -176,6 +176,8 @@ def test_ray_waits_until_all_is_answered_and_never_refuses_by_itself() -> None:
     deployment = application(Arguments(replicas=2), settings)._bound_deployment
     assert deployment._deployment_config.graceful_shutdown_wait_loop_s == 3
     assert deployment._deployment_config.graceful_shutdown_timeout_s > 53
+    at_once = application(Arguments(), fake_settings(drain_delay="0"))._bound_deployment
+    assert at_once._deployment_config.graceful_shutdown_wait_loop_s > 0, "Ray logs each time it looks"
     assert deployment.max_queued_requests == -1
     router = deployment._deployment_config.request_router_config
     assert router.is_default_request_router() == HAPROXY

@@ -39,6 +39,8 @@ MAX_ONGOING = 10_000
 _SIMULATED = {name: parameter.default for name, parameter in signature(Scaling).parameters.items()}
 # Ray asks a replica how it is; a process that ended is seen then.
 _HEALTH_CHECK_S = 2.0
+# Between two looks whether all is answered; Ray logs each.
+_LEAST_WAIT_S = 0.1
 
 
 class RayReplica(Replica):
@@ -132,7 +134,7 @@ def application(arguments: Arguments, settings: Settings, load: Load = load_mode
         logging_config=LoggingConfig(enable_access_log=False),  # the application has its own
         health_check_period_s=_HEALTH_CHECK_S,
         # A replica that is to go gets nothing new; Ray looks after each of these whether all is answered.
-        graceful_shutdown_wait_loop_s=settings.drain_delay,
+        graceful_shutdown_wait_loop_s=max(settings.drain_delay, _LEAST_WAIT_S),
         graceful_shutdown_timeout_s=_drain_seconds(settings),
         request_router_config=_routing(arguments.report_seconds, settings),
         **count,
