@@ -204,8 +204,8 @@ class Scaling:
     What comes keeps as many busy as were in the last minute; chance asks for `spare` times the root of that more. What
     waits are the seconds of all replicas over `target_seconds`: longer than a large request takes alone, or the replica
     that has one calls for others. Up it goes to what was wanted throughout `up_delay`, down to the most that was wanted
-    in `down_delay`; between `least` and `most`. With `least` 0 the last one goes when nothing came for `to_zero_delay`,
-    and the first comes at once. All in seconds. Not thread-safe.
+    in `down_delay`; between `least` and `most`. With `least` 0 the last one goes when nothing was computed for
+    `to_zero_delay`, and the first comes at once. All in seconds. Not thread-safe.
     """
 
     def __init__(

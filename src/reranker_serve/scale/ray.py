@@ -76,7 +76,7 @@ class Arguments(BaseModel):
         _SIMULATED["down_delay"], ge=0, description="seconds for which fewer must be wanted before there are fewer"
     )
     to_zero_delay: float = Field(
-        _SIMULATED["to_zero_delay"], ge=0, description="seconds without a request before the last one goes"
+        _SIMULATED["to_zero_delay"], ge=0, description="seconds in which nothing was computed before the last one goes"
     )
     report_seconds: float = Field(2.0, gt=0, description="seconds between two reports of a replica")
 
