@@ -245,9 +245,11 @@ class Line:
             self._changed.notify_all()
 
     def _is_over(self, hand: _Hand) -> bool:
-        """What another lane has in hand may come back as long as it is not computed."""
-        if not self._closing:
-            return hand.lost is not None
+        """What another lane has in hand, or is left, may come back as long as it is not computed."""
+        if hand.lost is not None:
+            return True
+        if not self._closing or self._scheduler.queued_tokens:
+            return False
         return all(unit.job.given_up for other in self._hands for unit in other.units)
 
     def _at_rest(self) -> bool:
