@@ -248,6 +248,32 @@ class Overlapping(Lane):
 
 
 @pytest.mark.parametrize("kind", [Lane, Overlapping])
+@pytest.mark.parametrize("end", ["dies", "hangs"])
+def test_each_pass_that_a_lost_lane_began_is_told_to_be_over(begin: Begin, kind: type[Lane], end: str) -> None:
+    gate, told = Gate(), []
+
+    def hook(items: Sequence[EncodedItem]) -> None:
+        gate(items)
+        if end == "dies":
+            raise BackendLost("gone")
+
+    def on_pass(items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
+        told.append("begins")
+        return lambda failure: told.append("over")
+
+    timeout = 0.3 if end == "hangs" else WAIT
+    engine = begin([kind("fake:0", hook=hook), kind("fake:1")], timeout=timeout, budget=20, on_pass=on_pass)
+    future = submit(engine, [item(2)] * 8)
+    assert gate.entered.wait(WAIT)
+    if end == "hangs":
+        until(lambda: engine.lanes[0].reason is not None)
+    gate.open()
+    assert outputs(future) == [1.0] * 8
+    assert engine.close(WAIT) == 0
+    until(lambda: told.count("begins") == told.count("over"))
+
+
+@pytest.mark.parametrize("kind", [Lane, Overlapping])
 def test_a_lane_that_hangs_is_lost_and_delivers_nothing_twice(begin: Begin, kind: type[Lane]) -> None:
     gate, lost = Gate(), threading.Event()
     hangs = kind("fake:0", hook=gate)
