@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import random
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 
@@ -273,6 +275,17 @@ def test_each_pass_that_a_lost_lane_began_is_told_to_be_over(begin: Begin, kind:
     assert outputs(future) == [1.0] * 8
     assert engine.close(WAIT) == 0
     until(lambda: told.count("begins") == told.count("over"))
+
+
+@pytest.mark.parametrize("kind", [Lane, Overlapping])
+def test_a_lane_that_waits_for_work_keeps_no_request_in_memory(begin: Begin, kind: type[Lane]) -> None:
+    """It may wait for long, if what comes is always computed by another; and vectors are large."""
+    engine = begin([kind("fake:0")])
+    job = engine.submit([item(2)] * 4, Promise(0, math.inf))
+    assert outputs(job.future) == [1.0] * 4
+    kept = weakref.ref(job)
+    del job
+    until(lambda: gc.collect() >= 0 and kept() is None)
 
 
 @pytest.mark.parametrize("kind", [Lane, Overlapping])

@@ -150,6 +150,7 @@ class Lane:
             if running and self._device is None:
                 self._finish(running)
                 running = None
+            del batch, begun  # whose requests would stay in memory while it waits for others
 
     def _finish(self, begun: _Pass) -> None:
         """Deliver a pass. If it failed, halve it until exactly the items at fault fail."""
