@@ -252,6 +252,29 @@ class Overlapping(Lane):
 
 
 @pytest.mark.parametrize("kind", [Lane, Overlapping])
+def test_what_kills_two_lanes_fails_nobody_who_was_computed_beside_it(begin: Begin, kind: type[Lane]) -> None:
+    gate, die = Gate(), raise_on_poison(BackendLost)
+
+    def hook(items: Sequence[EncodedItem]) -> None:
+        gate(items)
+        die(items)
+
+    engine = begin([kind(f"fake:{number}", hook=hook) for number in range(3)], budget=1000)
+    futures = [submit(engine, [item(2)] * 200) for _ in range(3)]  # who comes next waits for these
+    assert gate.entered.wait(WAIT)
+    beside = [submit(engine, [item(3), item(1)]) for _ in range(10)]
+    poison = submit(engine, [item(1, marker=POISON)])
+    beside += [submit(engine, [item(3), item(1)]) for _ in range(10)]
+    gate.open()
+    with pytest.raises(InferenceFailed, match="two devices were lost"):
+        poison.result(WAIT)
+    for future in futures:
+        assert outputs(future) == [1.0] * 200
+    for future in beside:
+        assert outputs(future) == [2.0, 0.0]
+
+
+@pytest.mark.parametrize("kind", [Lane, Overlapping])
 @pytest.mark.parametrize("end", ["dies", "hangs"])
 def test_each_pass_that_a_lost_lane_began_is_told_to_be_over(begin: Begin, kind: type[Lane], end: str) -> None:
     gate, told = Gate(), []
