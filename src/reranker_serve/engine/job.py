@@ -104,6 +104,11 @@ class Job:
         """Whether its numbers are there."""
         return bool(self._computed[position])
 
+    @property
+    def suspect(self) -> bool:
+        """Whether a device was lost while it computed some of it."""
+        return bool(self._lost)
+
     def was_lost(self, position: int) -> bool:
         """Whether it was put back."""
         return position in self._lost

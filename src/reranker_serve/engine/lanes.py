@@ -98,6 +98,7 @@ class Lane:
         self._on_loss = on_loss
         self._last_done = 0.0
         self._failures = 0
+        self._announced: list[Callable[[str | None], None]] = []  # to be told of passes that are not over
         self._thread = threading.Thread(target=self._run, name="model", daemon=True)
         self._watchdog = Watchdog(facts.pass_timeout, self._hang)
 
@@ -133,6 +134,8 @@ class Lane:
         finally:
             self._watchdog.stop()
             self._line.end(self.number)
+            for over in self._announced:
+                over(LaneLost.__name__)
 
     def _compute(self) -> None:
         running: _Pass | None = None
@@ -147,6 +150,7 @@ class Lane:
             if running and self._device is None:
                 self._finish(running)
                 running = None
+            del batch, begun  # whose requests would stay in memory while it waits for others
 
     def _finish(self, begun: _Pass) -> None:
         """Deliver a pass. If it failed, halve it until exactly the items at fault fail."""
@@ -182,7 +186,7 @@ class Lane:
         for unit in units:
             unit.job.started(start)
         items = [unit.item for unit in units]
-        seen = self._facts.on_pass(items)
+        seen = self._announce(items)
         if self._device is None:
             return _Pass(units, start, partial(self._backend.forward, items), seen, self._failures)
         try:
@@ -195,6 +199,17 @@ class Lane:
             failure = _Failure.of(error)
         seen(failure.kind)
         return failure
+
+    def _announce(self, items: Sequence[EncodedItem]) -> Callable[[str | None], None]:
+        """A pass begins; what is returned is to be told when it is over, or is when the lane ends before that."""
+        over = self._facts.on_pass(items)
+        self._announced.append(over)
+
+        def seen(failure: str | None) -> None:
+            self._announced.remove(over)
+            over(failure)
+
+        return seen
 
     def _deliver(self, begun: _Pass) -> _Failure | None:
         outputs = self._outputs(begun)

@@ -1,7 +1,7 @@
 """What callers and lanes share, under one lock: what waits, who has taken what of it, and how fast it is computed.
 
 A lane that is free takes a batch. What a lane has in hand when it is lost waits again, once: of a batch that was lost
-twice the items may be why.
+twice the items may be why. So what waits again is computed beside nothing of other requests.
 """
 
 from __future__ import annotations
@@ -162,7 +162,7 @@ class Line:
             hand.units, hand.claimed = list(running), set()
             if self._closing:  # who waits for this one's batch need not any more
                 self._changed.notify_all()
-            while not (batch := self._next_batch(lane, bool(running))):
+            while not (batch := self._next_batch(lane, running)):
                 if running or self._is_over(hand):
                     return []
                 self._idle.add(lane)
@@ -215,8 +215,10 @@ class Line:
 
     # --- under the lock ---
 
-    def _next_batch(self, lane: int, running: bool) -> list[Unit]:
-        if self._hands[lane].lost is not None or not (room := self._room(lane, running)):
+    def _next_batch(self, lane: int, running: Sequence[Unit]) -> list[Unit]:
+        if self._hands[lane].lost is not None or any(unit.job.suspect for unit in running):
+            return []
+        if not (room := self._room(lane, bool(running))):
             return []
         now = time.monotonic()
         return self._scheduler.next_batch(room, now, self._admission.pressing(now), lane)
@@ -245,9 +247,11 @@ class Line:
             self._changed.notify_all()
 
     def _is_over(self, hand: _Hand) -> bool:
-        """What another lane has in hand may come back as long as it is not computed."""
-        if not self._closing:
-            return hand.lost is not None
+        """What another lane has in hand, or is left, may come back as long as it is not computed."""
+        if hand.lost is not None:
+            return True
+        if not self._closing or self._scheduler.queued_tokens:
+            return False
         return all(unit.job.given_up for other in self._hands for unit in other.units)
 
     def _at_rest(self) -> bool:

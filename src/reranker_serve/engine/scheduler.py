@@ -83,7 +83,8 @@ class Scheduler:
     def next_batch(self, budget: float, now: float = 0.0, pressing: float = -math.inf, lane: int = 0) -> list[Unit]:
         """Up to `budget` tokens of work for a lane; one item may exceed it. Empty if idle.
 
-        Jobs that are due at `pressing` or before go first.
+        Jobs that are due at `pressing` or before go first. A suspect one is alone in its batch: if it is why devices
+        are lost, that is nobody else's loss.
         """
         batch: list[Unit] = []
         there: set[int] = set()
@@ -91,6 +92,8 @@ class Scheduler:
         urgent = self._due_by(pressing)
         room, quick = budget, False
         while room > 0 and (job := urgent.pop() if urgent else self._first()):
+            if batch and (job.suspect or batch[0].job.suspect):
+                break
             waiting, begun = job.waiting_tokens, job.begun
             if not job.promise.firm:
                 room = min(room, self._in_time(job.promise.due - now, lane))
