@@ -136,6 +136,15 @@ async def test_a_minute_ends_and_a_day_ends_at_midnight(redis: Redis, monkeypatc
     await ledger.close()
 
 
+async def test_a_limit_that_is_changed_begins_no_day_anew(redis: Redis) -> None:
+    ledger = SharedLedger(redis.url, OwnLedger())
+    for amount, used in ((5, 1), (8, 2), (3, 3)):
+        (standing,) = (await ledger.admit(TEAM, Rates.parse(f"{amount} requests a day"))).standings
+        assert (standing.used, standing.limit.amount) == (used, amount)
+    assert (await ledger.admit(TEAM, Rates.parse("2 requests a day"))).used_up
+    await ledger.close()
+
+
 async def test_a_day_goes_from_the_store_when_it_is_over(redis: Redis) -> None:
     ledger = SharedLedger(redis.url, OwnLedger())
     await ledger.admit(TEAM, Rates.parse("5 requests a day, 5 requests, 9 tokens"))
@@ -202,6 +211,24 @@ async def test_connections_that_were_given_up_mix_up_no_answers(redis: Redis, mo
         assert standing.used % 10**n == 0
         assert standing.used <= 31 * 10**n
     await ledger.close()
+
+
+@pytest.mark.parametrize("answer", [b":abc\r\n", b"+OK\r\n", b"$3\r\n1.5\r\n", b"*-1\r\n", b"*1\r\n:1\r\n", b"HTTP/1.1 400\r\n"])
+async def test_a_store_that_talks_nonsense_counts_as_away(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(4096):
+            counts = any(command in asked.upper() for command in (b"GET\r", b"TTL", b"EVAL"))
+            writer.write((answer if counts else b"+OK\r\n") * sum(line[:1] == b"*" for line in asked.split(b"\r\n")))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        ledger = SharedLedger(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", OwnLedger())
+        rates = Rates.parse("5 requests, 9 tokens, 9 requests a day")
+        for used in (1, 2):
+            assert [standing.used for standing in (await ledger.admit(TEAM, rates)).standings] == [used, 0, used]
+        await ledger.close()
+    assert len(caplog.messages) == 1
+    assert "the store of RERANKER_LIMITS_URL is away" in caplog.text
 
 
 async def test_a_socket_on_the_same_machine_will_do(redis: Redis) -> None:

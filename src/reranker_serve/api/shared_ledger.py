@@ -121,7 +121,8 @@ class _Store:
             f"async+{url}", implementation="redispy", wrap_exceptions=True, **handed_on
         )
         self._items = {"minute": RateLimitItemPerMinute, "day": RateLimitItemPerDay}
-        self.failures: tuple[type[Exception], ...] = (errors.StorageError, OSError, TimeoutError)
+        # The last two: where the answers are of other kinds than those of a Redis.
+        self.failures: tuple[type[Exception], ...] = (errors.StorageError, OSError, TimeoutError, ValueError, TypeError)
 
     async def look(self, caller: Caller, limit: Limit) -> Standing:
         key = self._key(caller, limit)
@@ -144,8 +145,9 @@ class _Store:
         await self._pool.aclose()
 
     def _key(self, caller: Caller, limit: Limit) -> str:
+        """Without the amount: what was had counts against a limit that is changed as well."""
         day = [str(int(time.time()) // DAY_S)] if limit.period == "day" else []
-        return self._items[limit.period](limit.amount, namespace="reranker").key_for(caller.name, limit.kind, *day)
+        return self._items[limit.period](1, namespace="reranker").key_for(caller.name, limit.kind, *day)
 
 
 def _until_midnight() -> int:
