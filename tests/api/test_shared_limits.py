@@ -213,7 +213,9 @@ async def test_connections_that_were_given_up_mix_up_no_answers(redis: Redis, mo
     await ledger.close()
 
 
-@pytest.mark.parametrize("answer", [b":abc\r\n", b"+OK\r\n", b"$3\r\n1.5\r\n", b"*-1\r\n", b"*1\r\n:1\r\n", b"HTTP/1.1 400\r\n"])
+@pytest.mark.parametrize(
+    "answer", [b":abc\r\n", b"+OK\r\n", b"$3\r\n1.5\r\n", b"*-1\r\n", b"*1\r\n:1\r\n", b"HTTP/1.1 400\r\n"]
+)
 async def test_a_store_that_talks_nonsense_counts_as_away(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while asked := await reader.read(4096):

@@ -20,13 +20,14 @@ from reranker_serve.tools.score.rows import Outcome, Row
 
 
 class Journal:
-    """Begins one, or goes on with the one that is there. `header` is a JSON object of all that changes a score.
+    """Begins one (`is_new`), or goes on with the one that is there. `header` is an object of all that changes a score.
 
     Raises `StartupError` with one line if another process is at it, or if it was begun with another header.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
+        self.is_new = False
         try:
             self._file = _opened(path)
             self._recover(json.loads(json.dumps(header)))
@@ -72,6 +73,7 @@ class Journal:
         self._file.seek(0)
         first = self._file.readline()
         if not first.endswith(b"\n"):
+            self.is_new = True
             self._file.truncate(0)
             self._file.write(_line(header))
             self._file.flush()
@@ -85,13 +87,17 @@ class Journal:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    file = path.open("a+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise StartupError(f"another process is scoring into {path}") from None
-    return file
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise StartupError(f"another process is scoring into {path}") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # of a process that was done with it just now, and removed it
 
 
 def _line(value: Any) -> bytes:
