@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from reranker_serve.demo import MODEL_NAME, demo_folder
 from reranker_serve.errors import StartupError
+from reranker_serve.scale.data import Scores, scored
 from reranker_serve.tools.score.tables import score_columns
+from tests.conftest import fake_settings
 from tests.tools.scoring import read, score, write
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'reranker-serve[parquet]'")
@@ -173,7 +176,22 @@ def test_columns_of_one_name_and_texts_that_are_none_are_one_line(tmp_path: Path
         score(path, tmp_path / "scores.parquet")
 
 
-def test_a_data_set_with_a_column_of_scores_is_told(tmp_path: Path) -> None:
+async def test_a_replica_of_a_data_set_scores_every_row_whatever_the_server_leaves_out() -> None:
+    settings = fake_settings(model_path=str(demo_folder()), model_name=MODEL_NAME, min_score="0.3")
+    documents = [["The stock market fell.", "Photosynthesis turns sunlight into sugar."], ["A leaf makes sugar."]]
+    rows = pa.table({"query": ["How do plants make food?"] * 2, "documents": documents})
+    (first, second) = (await Scores(settings, {}, "score")(rows))["scores"].to_pylist()
+    assert (odd(first[1]), len(first), len(second)) == (True, 2, 1)
+    assert first[0] < 0.3
+
+
+@pytest.mark.parametrize("name", ["min_score", "min_probability", "deadline_ms", "timeout_ms"])
+def test_a_data_set_takes_no_option_that_leaves_rows_without_scores(name: str) -> None:
+    with pytest.raises(StartupError, match=f"{name} is no option of a data set: every pair gets its score"):
+        scored(None, fake_settings(), **{name: 1})
+
+
+def test_a_data_set_with_a_column_of_scores_is_told() -> None:
     schema = pa.schema([("query", pa.string()), ("document", pa.string()), ("score", pa.float64())])
     with pytest.raises(StartupError, match="a column score already"):
         score_columns(schema, "score")
