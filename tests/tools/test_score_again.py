@@ -156,6 +156,20 @@ def test_lines_that_went_while_others_were_scored_are_missed(begun: Path) -> Non
     assert [path.name for path in begun.glob("scores*")] == ["scores.jsonl.part"]
 
 
+def test_a_journal_that_was_damaged_or_removed_is_one_line(begun: Path) -> None:
+    journal = begun / "scores.jsonl.part"
+    content = journal.read_bytes()
+    for damage in (b"\0\0\0\n", b"7\n", b"[]\n"):  # as a loss of power may leave it
+        journal.write_bytes(content + damage)
+        with pytest.raises(
+            StartupError, match=r"scores\.jsonl\.part line \d+ is damaged: remove the file to begin anew"
+        ):
+            score(begun / "pairs.jsonl", begun / "scores.jsonl")
+    journal.write_bytes(content[:-100])
+    with pytest.raises(StartupError, match=r"scores\.jsonl\.part cannot be read: No such file"):
+        score(begun / "pairs.jsonl", begun / "scores.jsonl", fake_scorer(FakeBackend(lambda _: journal.unlink(True))))
+
+
 def test_what_another_process_completed_while_the_model_was_loaded_stays(begun: Path) -> None:
     pairs, output = begun / "pairs.jsonl", begun / "scores.jsonl"
     job = Job(source(pairs, "score"), output, Options())

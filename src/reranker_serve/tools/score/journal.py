@@ -55,12 +55,24 @@ class Journal:
             raise self._failed(error) from None
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
-        """Checksum and outcome of each row that was there when it was opened, and that was added since."""
-        with self.path.open("rb") as lines:
-            next(lines)
-            for line in lines:
-                checksum, *found = json.loads(line)
-                yield checksum, found[0] if found and isinstance(found[0], str) else tuple(found)
+        """Checksum and outcome of each row that was there when it was opened, and that was added since.
+
+        Raises `StartupError` where it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if number > 1:
+                        yield self._outcome(number, line)
+        except OSError as error:
+            raise StartupError(f"{self.path} cannot be read: {error.strerror or error}") from None
+
+    def _outcome(self, number: int, line: bytes) -> tuple[int, Outcome]:
+        try:
+            checksum, *found = json.loads(line)
+        except (ValueError, TypeError):
+            raise StartupError(f"{self.path} line {number} is damaged: remove the file to begin anew") from None
+        return checksum, found[0] if found and isinstance(found[0], str) else tuple(found)
 
     def check(self, row: Row | None, checksum: int) -> None:
         """Raises `StartupError` unless this row was scored with that checksum."""
