@@ -7,11 +7,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -192,6 +195,41 @@ async def test_a_store_that_hangs_holds_up_a_request_for_a_moment_and_the_next_n
         assert times[0] >= 0.25
         assert min(times[1:]) < 0.25  # of a machine that is busy with other things
     assert "no answer in 0.25 s" in caplog.text
+
+
+async def test_a_name_server_that_hangs_holds_up_nothing_else(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All that wait for it would have the threads that large bodies are read on."""
+    monkeypatch.setattr(shared_ledger, "_AWAY_S", 0.0)
+    ledger = SharedLedger(redis.url.replace("127.0.0.1", "localhost"), OwnLedger())
+    rates = Rates.parse("100 requests, 100 requests a day")
+    answers, asked, find = threading.Event(), [], socket.getaddrinfo
+
+    def slow(host: str, *arguments: Any, **more: Any) -> Any:
+        asked.append(host)
+        answers.wait(10)
+        return find(host, *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    try:
+        for _ in range(3):
+            await asyncio.gather(*(ledger.admit(TEAM, rates) for _ in range(10)))
+        async with asyncio.timeout(2):
+            await asyncio.to_thread(time.sleep, 0)
+        assert asked == ["localhost"]
+    finally:
+        answers.set()
+    await asyncio.sleep(0.1)
+    assert [standing.used for standing in (await ledger.admit(TEAM, rates)).standings] == [1, 1]
+    await ledger.close()
+
+
+async def test_a_name_that_is_not_found_is_told(caplog: pytest.LogCaptureFixture) -> None:
+    for url in ("redis://nowhere.invalid:6379/0", f"redis://{'a' * 70}:6379/0"):
+        caplog.clear()
+        ledger = SharedLedger(url, OwnLedger())
+        assert [each.used for each in (await ledger.admit(TEAM, Rates.parse("5 requests"))).standings] == [1]
+        await ledger.close()
+        assert "the store of RERANKER_LIMITS_URL is away" in caplog.text
 
 
 async def test_connections_that_were_given_up_mix_up_no_answers(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:

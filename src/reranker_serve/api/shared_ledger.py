@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from reranker_serve.api.name_lookup import looking_up
 from reranker_serve.api.rate_ledger import Admission, Caller, Ledger
 from reranker_serve.errors import SettingsError, reason
 from reranker_serve.rates import DAY_S, Limit, Rates, Standing, midnight
@@ -107,7 +108,7 @@ class _Store:
         try:
             from limits import RateLimitItemPerDay, RateLimitItemPerMinute, errors
             from limits.aio.storage import RedisStorage
-            from redis.asyncio import BlockingConnectionPool
+            from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
         except ImportError:
             raise SettingsError("RERANKER_LIMITS_URL needs packages: pip install 'reranker-serve[redis]'") from None
         try:
@@ -116,6 +117,8 @@ class _Store:
             )
         except ValueError:
             raise SettingsError("RERANKER_LIMITS_URL is no address of a Redis: redis://host:6379/0") from None
+        if not issubclass(self._pool.connection_class, UnixDomainSocketConnection):
+            self._pool.connection_class = looking_up(self._pool.connection_class)
         handed_on: dict[str, Any] = {"connection_pool": self._pool}  # to redis, of other types than declared
         self._storage: RedisStorage = RedisStorage(
             f"async+{url}", implementation="redispy", wrap_exceptions=True, **handed_on
