@@ -65,6 +65,20 @@ class Redis:
         self.process.wait()
 
 
+PATIENCE_S = shared_ledger._PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy with other things a store that is there must not count as away."""
+    monkeypatch.setattr(shared_ledger, "_PATIENCE_S", 5.0)
+
+
+@pytest.fixture
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_ledger, "_PATIENCE_S", PATIENCE_S)
+
+
 @pytest.fixture(scope="module")
 def _started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Redis]:
     redis = Redis(tmp_path_factory.mktemp("redis"))
@@ -178,7 +192,7 @@ async def test_without_the_store_each_process_limits_by_itself_until_it_is_back(
 
 
 async def test_a_store_that_hangs_holds_up_a_request_for_a_moment_and_the_next_not_at_all(
-    connect: Connect, redis: Redis, caplog: pytest.LogCaptureFixture
+    connect: Connect, redis: Redis, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connect(rate_limit="1000 requests, 100000 tokens", limits_url=redis.url) as client:
         await client.post("/rerank", json=GOOD)
@@ -197,7 +211,9 @@ async def test_a_store_that_hangs_holds_up_a_request_for_a_moment_and_the_next_n
     assert "no answer in 0.25 s" in caplog.text
 
 
-async def test_a_name_server_that_hangs_holds_up_nothing_else(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_name_server_that_hangs_holds_up_nothing_else(
+    redis: Redis, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """All that wait for it would have the threads that large bodies are read on."""
     monkeypatch.setattr(shared_ledger, "_AWAY_S", 0.0)
     ledger = SharedLedger(redis.url.replace("127.0.0.1", "localhost"), OwnLedger())
@@ -218,12 +234,13 @@ async def test_a_name_server_that_hangs_holds_up_nothing_else(redis: Redis, monk
         assert asked == ["localhost"]
     finally:
         answers.set()
+    monkeypatch.setattr(shared_ledger, "_PATIENCE_S", 5.0)
     await asyncio.sleep(0.1)
     assert [standing.used for standing in (await ledger.admit(TEAM, rates)).standings] == [1, 1]
     await ledger.close()
 
 
-async def test_a_name_that_is_not_found_is_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_name_that_is_not_found_is_told(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
     for url in ("redis://nowhere.invalid:6379/0", f"redis://{'a' * 70}:6379/0"):
         caplog.clear()
         ledger = SharedLedger(url, OwnLedger())
