@@ -31,7 +31,7 @@ class Limit:
         return f"{self.amount} {self.kind.rstrip('s') if self.amount == 1 else self.kind} a {self.period}"
 
     def share(self, processes: int) -> Limit:
-        """What one of `processes` that do not know of each other may give, so that together they give no more."""
+        """What each of `processes` that do not know of each other may give, so that all give no more; 1 at least."""
         return replace(self, amount=max(1, self.amount // processes))
 
 

@@ -7,11 +7,14 @@ import logging
 import os
 import shutil
 import signal
+import socket
 import subprocess
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -60,6 +63,20 @@ class Redis:
     def stop(self) -> None:
         self.process.kill()
         self.process.wait()
+
+
+PATIENCE_S = shared_ledger._PATIENCE_S
+
+
+@pytest.fixture(autouse=True)
+def patient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a machine that is busy with other things a store that is there must not count as away."""
+    monkeypatch.setattr(shared_ledger, "_PATIENCE_S", 5.0)
+
+
+@pytest.fixture
+def impatient(patient: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_ledger, "_PATIENCE_S", PATIENCE_S)
 
 
 @pytest.fixture(scope="module")
@@ -136,6 +153,15 @@ async def test_a_minute_ends_and_a_day_ends_at_midnight(redis: Redis, monkeypatc
     await ledger.close()
 
 
+async def test_a_limit_that_is_changed_begins_no_day_anew(redis: Redis) -> None:
+    ledger = SharedLedger(redis.url, OwnLedger())
+    for amount, used in ((5, 1), (8, 2), (3, 3)):
+        (standing,) = (await ledger.admit(TEAM, Rates.parse(f"{amount} requests a day"))).standings
+        assert (standing.used, standing.limit.amount) == (used, amount)
+    assert (await ledger.admit(TEAM, Rates.parse("2 requests a day"))).used_up
+    await ledger.close()
+
+
 async def test_a_day_goes_from_the_store_when_it_is_over(redis: Redis) -> None:
     ledger = SharedLedger(redis.url, OwnLedger())
     await ledger.admit(TEAM, Rates.parse("5 requests a day, 5 requests, 9 tokens"))
@@ -166,7 +192,7 @@ async def test_without_the_store_each_process_limits_by_itself_until_it_is_back(
 
 
 async def test_a_store_that_hangs_holds_up_a_request_for_a_moment_and_the_next_not_at_all(
-    connect: Connect, redis: Redis, caplog: pytest.LogCaptureFixture
+    connect: Connect, redis: Redis, impatient: None, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with connect(rate_limit="1000 requests, 100000 tokens", limits_url=redis.url) as client:
         await client.post("/rerank", json=GOOD)
@@ -183,6 +209,44 @@ async def test_a_store_that_hangs_holds_up_a_request_for_a_moment_and_the_next_n
         assert times[0] >= 0.25
         assert min(times[1:]) < 0.25  # of a machine that is busy with other things
     assert "no answer in 0.25 s" in caplog.text
+
+
+async def test_a_name_server_that_hangs_holds_up_nothing_else(
+    redis: Redis, impatient: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that wait for it would have the threads that large bodies are read on."""
+    monkeypatch.setattr(shared_ledger, "_AWAY_S", 0.0)
+    ledger = SharedLedger(redis.url.replace("127.0.0.1", "localhost"), OwnLedger())
+    rates = Rates.parse("100 requests, 100 requests a day")
+    answers, asked, find = threading.Event(), [], socket.getaddrinfo
+
+    def slow(host: str, *arguments: Any, **more: Any) -> Any:
+        asked.append(host)
+        answers.wait(10)
+        return find(host, *arguments, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", slow)
+    try:
+        for _ in range(3):
+            await asyncio.gather(*(ledger.admit(TEAM, rates) for _ in range(10)))
+        async with asyncio.timeout(2):
+            await asyncio.to_thread(time.sleep, 0)
+        assert asked == ["localhost"]
+    finally:
+        answers.set()
+    monkeypatch.setattr(shared_ledger, "_PATIENCE_S", 5.0)
+    await asyncio.sleep(0.1)
+    assert [standing.used for standing in (await ledger.admit(TEAM, rates)).standings] == [1, 1]
+    await ledger.close()
+
+
+async def test_a_name_that_is_not_found_is_told(impatient: None, caplog: pytest.LogCaptureFixture) -> None:
+    for url in ("redis://nowhere.invalid:6379/0", f"redis://{'a' * 70}:6379/0"):
+        caplog.clear()
+        ledger = SharedLedger(url, OwnLedger())
+        assert [each.used for each in (await ledger.admit(TEAM, Rates.parse("5 requests"))).standings] == [1]
+        await ledger.close()
+        assert "the store of RERANKER_LIMITS_URL is away" in caplog.text
 
 
 async def test_connections_that_were_given_up_mix_up_no_answers(redis: Redis, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,6 +266,26 @@ async def test_connections_that_were_given_up_mix_up_no_answers(redis: Redis, mo
         assert standing.used % 10**n == 0
         assert standing.used <= 31 * 10**n
     await ledger.close()
+
+
+@pytest.mark.parametrize(
+    "answer", [b":abc\r\n", b"+OK\r\n", b"$3\r\n1.5\r\n", b"*-1\r\n", b"*1\r\n:1\r\n", b"HTTP/1.1 400\r\n"]
+)
+async def test_a_store_that_talks_nonsense_counts_as_away(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while asked := await reader.read(4096):
+            counts = any(command in asked.upper() for command in (b"GET\r", b"TTL", b"EVAL"))
+            writer.write((answer if counts else b"+OK\r\n") * sum(line[:1] == b"*" for line in asked.split(b"\r\n")))
+        writer.close()
+
+    async with await asyncio.start_server(serve, "127.0.0.1", 0) as server:
+        ledger = SharedLedger(f"redis://127.0.0.1:{server.sockets[0].getsockname()[1]}/0", OwnLedger())
+        rates = Rates.parse("5 requests, 9 tokens, 9 requests a day")
+        for used in (1, 2):
+            assert [standing.used for standing in (await ledger.admit(TEAM, rates)).standings] == [used, 0, used]
+        await ledger.close()
+    assert len(caplog.messages) == 1
+    assert "the store of RERANKER_LIMITS_URL is away" in caplog.text
 
 
 async def test_a_socket_on_the_same_machine_will_do(redis: Redis) -> None:

@@ -167,6 +167,10 @@ def test_what_the_command_cannot_read_is_one_line(filled: Path, tmp_path: Path) 
         done = usage(**settings)
         assert (done.returncode, done.stdout, done.stderr.count("\n")) == (1, "", 1)
         assert said in done.stderr
+    filled.with_name(f"{filled.name}-wal").mkdir()  # as in a folder that may not be written
+    closed = usage(usage_file=str(filled))
+    assert (closed.returncode, closed.stderr.count("\n")) == (1, 1)
+    assert "unable to open database file; SQLite writes beside what it reads: copy the file to" in closed.stderr
     wrong = usage("--since", "yesterday", usage_file=str(filled))
     assert wrong.returncode == 2
     assert "argument --since: a day is like 20" in wrong.stderr

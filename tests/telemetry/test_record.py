@@ -232,11 +232,23 @@ def test_days_that_are_over_leave_the_file(path: Path) -> None:
     record = Record(path, clock=lambda: NOON)
     record.charge("a", NOON, requests=1)
     record.close()
-    record = Record(path, clock=lambda: NOON + DAY)
-    record.charge("b", NOON + DAY, requests=1)
+    record = Record(path, clock=lambda: NOON + 2 * DAY)
+    record.charge("b", NOON + 2 * DAY, requests=1)
     record.close()
     with closing(sqlite3.connect(path)) as connection:
         assert connection.execute("SELECT key FROM spent").fetchall() == [("b",)]
+
+
+def test_a_clock_that_is_set_back_over_midnight_gives_nobody_the_day_again(path: Path) -> None:
+    midnight = 20_001 * DAY
+    for now in (midnight - 2, midnight + 1):
+        record = Record(path, clock=lambda now=now: now)  # type: ignore[misc]
+        record.charge("a", now, requests=1, tokens=7)
+        record.close()
+    record = Record(path, clock=lambda: midnight - 1)
+    assert record.of("a", midnight - 1)[1:] == (1, 7)
+    assert record.of("a", midnight + 1)[1:] == (1, 7)
+    record.close()
 
 
 @pytest.mark.parametrize("kind", ["no folder", "a folder", "no database"])

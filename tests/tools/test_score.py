@@ -247,6 +247,11 @@ def test_the_command_says_what_it_did(tmp_path: Path, output: Path, capsys: pyte
         (("pairs.jsonl", "s.jsonl", "--truncate", "x"), "--truncate x is not valid: it should be 'end', 'start' or"),
         (("pairs.jsonl", "s.jsonl", "--overlap-tokens", "-1"), "--overlap-tokens -1 is not valid: it should be great"),
         (("broken.jsonl.gz", "s.jsonl"), "broken.jsonl.gz cannot be read: "),
+        (("pairs.jsonl", ""), ". should end in .jsonl"),
+        (("/", "s.jsonl"), "/ should end in .jsonl"),
+        (("pairs.jsonl", "s.jsonl", "--score-name", "score_error"), "--score-name score_error: that tells why there"),
+        (("scored.jsonl", "s.jsonl"), "scored.jsonl line 1: has a field score already: choose another name with --sco"),
+        (("failed.jsonl", "s.jsonl"), "failed.jsonl line 1: has a field score_error already: remove it"),
     ],
 )
 def test_what_cannot_be_done_is_one_line(
@@ -258,6 +263,8 @@ def test_what_cannot_be_done_is_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     write(Path("pairs.jsonl"), [GOOD])
+    write(Path("scored.jsonl"), [GOOD | {"score": 1}])
+    write(Path("failed.jsonl"), [GOOD | {"score_error": "x"}])
     Path("there.jsonl").touch()
     Path("broken.jsonl.gz").write_bytes(b"\x1f\x8b\x08")
     before = sorted(os.listdir())

@@ -2,19 +2,27 @@
 
 from __future__ import annotations
 
+import fcntl
 import random
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 import pytest
 
+from reranker_serve.api.options import Options
 from reranker_serve.backends.fake import FakeBackend, fake_scorer
 from reranker_serve.errors import StartupError
+from reranker_serve.tools.score.command import Job, check, score_file
+from reranker_serve.tools.score.files import source
 from reranker_serve.tools.score.journal import Journal
 from reranker_serve.tools.score.rows import Row
+from reranker_serve.types import EncodedItem
+from tests.conftest import fake_settings
 from tests.tools.scoring import read, score, write
 
 ROOT = Path(__file__).parents[2]
@@ -130,6 +138,62 @@ def test_scores_never_get_to_another_line(begun: Path) -> None:
     write(begun / "pairs.jsonl", rows(100))
     with pytest.raises(StartupError, match="a line at the end is not what it was"):
         score(begun / "pairs.jsonl", begun / "scores.jsonl")
+
+
+def test_no_text_moves_to_another_place_of_its_line_unseen() -> None:
+    places = [("a", ("bc",)), ("ab", ("c",)), ("a", ("b", "c")), ("a", ("b", "", "c")), ("abc", ())]
+    assert len({Row(1, query, texts).checksum for query, texts in places}) == len(places)
+    assert Row(1, "a").checksum != Row(1, problem="a").checksum
+
+
+def test_lines_that_went_while_others_were_scored_are_missed(begun: Path) -> None:
+    def cut(items: Sequence[EncodedItem]) -> None:
+        write(begun / "pairs.jsonl", rows(100))
+
+    (begun / "scores.jsonl.part").unlink()
+    with pytest.raises(StartupError, match="a line at the end is not what it was"):
+        score(begun / "pairs.jsonl", begun / "scores.jsonl", fake_scorer(FakeBackend(cut)))
+    assert [path.name for path in begun.glob("scores*")] == ["scores.jsonl.part"]
+
+
+def test_a_journal_that_was_damaged_or_removed_is_one_line(begun: Path) -> None:
+    journal = begun / "scores.jsonl.part"
+    content = journal.read_bytes()
+    for damage in (b"\0\0\0\n", b"7\n", b"[]\n"):  # as a loss of power may leave it
+        journal.write_bytes(content + damage)
+        with pytest.raises(
+            StartupError, match=r"scores\.jsonl\.part line \d+ is damaged: remove the file to begin anew"
+        ):
+            score(begun / "pairs.jsonl", begun / "scores.jsonl")
+    journal.write_bytes(content[:-100])
+    with pytest.raises(StartupError, match=r"scores\.jsonl\.part cannot be read: No such file"):
+        score(begun / "pairs.jsonl", begun / "scores.jsonl", fake_scorer(FakeBackend(lambda _: journal.unlink(True))))
+
+
+def test_what_another_process_completed_while_the_model_was_loaded_stays(begun: Path) -> None:
+    pairs, output = begun / "pairs.jsonl", begun / "scores.jsonl"
+    job = Job(source(pairs, "score"), output, Options())
+    check(job)
+    score(pairs, output)
+    content = output.read_bytes()
+    with pytest.raises(StartupError, match=r"scores\.jsonl is there already"):
+        score_file(job, fake_scorer(), fake_settings())
+    assert output.read_bytes() == content
+    assert not job.journal.exists()
+
+
+def test_a_journal_that_its_owner_removed_meanwhile_is_begun_anew(begun: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, lock = begun / "other.part", fcntl.flock
+
+    def late(file: IO[bytes], how: int) -> None:
+        if not path.with_suffix(".gone").exists():
+            path.rename(path.with_suffix(".gone"))
+        lock(file, how)
+
+    monkeypatch.setattr(fcntl, "flock", late)
+    with Journal(path, {}) as journal:
+        journal.add([Row(1, "a", ("b",))], [(0.5,)])
+        assert [outcome for _, outcome in journal.outcomes()] == [(0.5,)]
 
 
 def test_it_does_not_go_on_with_other_options(begun: Path) -> None:

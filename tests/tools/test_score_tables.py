@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 
+from reranker_serve.demo import MODEL_NAME, demo_folder
 from reranker_serve.errors import StartupError
+from reranker_serve.scale.data import Scores, scored
+from reranker_serve.tools.score.tables import score_columns
+from tests.conftest import fake_settings
 from tests.tools.scoring import read, score, write
 
 pa = pytest.importorskip("pyarrow", reason="pyarrow is not installed: pip install 'reranker-serve[parquet]'")
@@ -108,10 +112,45 @@ def test_lines_that_make_no_table_are_one_line_and_keep_their_scores(tmp_path: P
     assert score(tmp_path / "pairs.jsonl", tmp_path / "scores.jsonl") == 0
 
 
-@pytest.mark.parametrize("columns", [{"score": 1.0}, {"score_error": "x"}])
-def test_a_column_that_is_there_already_is_one_line(columns: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"note": "\ud800"}, "surrogates not allowed"),
+        ({"score": 1.0}, "one has a field score already"),
+    ],
+)
+def test_what_only_a_later_line_has_is_one_line_too(more: dict[str, Any], why: str, tmp_path: Path) -> None:
+    rows = [{"query": "blue", "document": "a"}, {"query": "blue", "document": "b"} | more]
+    with pytest.raises(StartupError, match=rf"make no table \(.*{why}.*\): write \.jsonl"):
+        score(write(tmp_path / "pairs.jsonl", rows), tmp_path / "scores.parquet")
+    (tmp_path / "scores.parquet.part").rename(tmp_path / "scores.jsonl.part")
+    assert score(tmp_path / "pairs.jsonl", tmp_path / "scores.jsonl") == (3 if "score" in more else 0)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.jsonl", "scores.jsonl"]
+
+
+def test_what_json_cannot_tell_is_one_line_and_keeps_its_scores(tmp_path: Path) -> None:
+    """Nanoseconds and far years, which no time of Python has."""
+    pairs = tmp_path / "pairs.parquet"
+    for column in (pa.array([1], pa.timestamp("ns")), pa.array([2**60], pa.timestamp("us"))):
+        pq.write_table(pa.table({"query": ["a"], "document": ["b"], "at": column}), pairs)
+        with pytest.raises(StartupError, match=r"lines 1 to 1 cannot be told in JSON \(.*\): write \.parquet"):
+            score(pairs, tmp_path / "scores.jsonl")
+        (tmp_path / "scores.jsonl.part").rename(tmp_path / "scores.parquet.part")
+        assert score(pairs, tmp_path / "scores.parquet") == 0
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["pairs.parquet", "scores.parquet"]
+        (tmp_path / "scores.parquet").unlink()
+
+
+@pytest.mark.parametrize(
+    ("columns", "why"),
+    [
+        ({"score": 1.0}, "a column score already: choose another name with --score-name"),
+        ({"score_error": "x"}, "a column score_error already: remove it"),
+    ],
+)
+def test_a_column_that_is_there_already_is_one_line(columns: dict[str, Any], why: str, tmp_path: Path) -> None:
     path = table(tmp_path / "pairs.parquet", [{"query": "a", "document": "b"} | columns])
-    with pytest.raises(StartupError, match=f"has a column {next(iter(columns))} already"):
+    with pytest.raises(StartupError, match=f"has {why}"):
         score(path, tmp_path / "scores.parquet")
 
 
@@ -123,6 +162,39 @@ def test_what_is_no_table_is_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
     with pytest.raises(StartupError, match=r"none\.parquet cannot be read: "):
         score(tmp_path / "none.parquet", tmp_path / "scores.parquet")
+
+
+def test_columns_of_one_name_and_texts_that_are_none_are_one_line(tmp_path: Path) -> None:
+    path = tmp_path / "pairs.parquet"
+    columns = [pa.array([text]) for text in ("a", "b", "c")]
+    pq.write_table(pa.Table.from_arrays(columns, ["query", "document", "document"]), path)
+    with pytest.raises(StartupError, match=r"pairs\.parquet has two columns document"):
+        score(path, tmp_path / "scores.parquet")
+    buffers = [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xff\xfe")]
+    pq.write_table(pa.table({"query": ["a"], "document": pa.Array.from_buffers(pa.string(), 1, buffers)}), path)
+    with pytest.raises(StartupError, match=r"pairs\.parquet cannot be read: .*utf-8"):
+        score(path, tmp_path / "scores.parquet")
+
+
+async def test_a_replica_of_a_data_set_scores_every_row_whatever_the_server_leaves_out() -> None:
+    settings = fake_settings(model_path=str(demo_folder()), model_name=MODEL_NAME, min_score="0.3")
+    documents = [["The stock market fell.", "Photosynthesis turns sunlight into sugar."], ["A leaf makes sugar."]]
+    rows = pa.table({"query": ["How do plants make food?"] * 2, "documents": documents})
+    (first, second) = (await Scores(settings, {}, "score")(rows))["scores"].to_pylist()
+    assert (odd(first[1]), len(first), len(second)) == (True, 2, 1)
+    assert first[0] < 0.3
+
+
+@pytest.mark.parametrize("name", ["min_score", "min_probability", "deadline_ms", "timeout_ms"])
+def test_a_data_set_takes_no_option_that_leaves_rows_without_scores(name: str) -> None:
+    with pytest.raises(StartupError, match=f"{name} is no option of a data set: every pair gets its score"):
+        scored(None, fake_settings(), **{name: 1})
+
+
+def test_a_data_set_with_a_column_of_scores_is_told() -> None:
+    schema = pa.schema([("query", pa.string()), ("document", pa.string()), ("score", pa.float64())])
+    with pytest.raises(StartupError, match="a column score already"):
+        score_columns(schema, "score")
 
 
 def test_it_goes_on_with_a_table(pairs: Path, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from reranker_serve.api.name_lookup import looking_up
 from reranker_serve.api.rate_ledger import Admission, Caller, Ledger
 from reranker_serve.errors import SettingsError, reason
 from reranker_serve.rates import DAY_S, Limit, Rates, Standing, midnight
@@ -107,7 +108,7 @@ class _Store:
         try:
             from limits import RateLimitItemPerDay, RateLimitItemPerMinute, errors
             from limits.aio.storage import RedisStorage
-            from redis.asyncio import BlockingConnectionPool
+            from redis.asyncio import BlockingConnectionPool, UnixDomainSocketConnection
         except ImportError:
             raise SettingsError("RERANKER_LIMITS_URL needs packages: pip install 'reranker-serve[redis]'") from None
         try:
@@ -116,12 +117,15 @@ class _Store:
             )
         except ValueError:
             raise SettingsError("RERANKER_LIMITS_URL is no address of a Redis: redis://host:6379/0") from None
+        if not issubclass(self._pool.connection_class, UnixDomainSocketConnection):
+            self._pool.connection_class = looking_up(self._pool.connection_class)
         handed_on: dict[str, Any] = {"connection_pool": self._pool}  # to redis, of other types than declared
         self._storage: RedisStorage = RedisStorage(
             f"async+{url}", implementation="redispy", wrap_exceptions=True, **handed_on
         )
         self._items = {"minute": RateLimitItemPerMinute, "day": RateLimitItemPerDay}
-        self.failures: tuple[type[Exception], ...] = (errors.StorageError, OSError, TimeoutError)
+        # The last two: where the answers are of other kinds than those of a Redis.
+        self.failures: tuple[type[Exception], ...] = (errors.StorageError, OSError, TimeoutError, ValueError, TypeError)
 
     async def look(self, caller: Caller, limit: Limit) -> Standing:
         key = self._key(caller, limit)
@@ -144,8 +148,9 @@ class _Store:
         await self._pool.aclose()
 
     def _key(self, caller: Caller, limit: Limit) -> str:
+        """Without the amount: what was had counts against a limit that is changed as well."""
         day = [str(int(time.time()) // DAY_S)] if limit.period == "day" else []
-        return self._items[limit.period](limit.amount, namespace="reranker").key_for(caller.name, limit.kind, *day)
+        return self._items[limit.period](1, namespace="reranker").key_for(caller.name, limit.kind, *day)
 
 
 def _until_midnight() -> int:

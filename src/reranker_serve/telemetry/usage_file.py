@@ -82,7 +82,8 @@ def add(
         )
         if spent:
             connection.executemany(_ADD_SPENT, [(*row, had.requests, had.tokens) for row, had in spent.items()])
-            connection.execute("DELETE FROM spent WHERE day < ?", (today,))
+            # A clock that is set back over midnight finds its day as it was.
+            connection.execute("DELETE FROM spent WHERE day < DATE(?, '-1 day')", (today,))
         rows = connection.execute("SELECT day, key, requests, tokens FROM spent WHERE day >= ?", (today,)).fetchall()
         connection.execute("COMMIT")
     return {(day, key): Amount(requests=requests, tokens=tokens) for day, key, requests, tokens in rows}

@@ -43,14 +43,15 @@ def run_in_process(scorer: Scorer, settings: Settings, work: Callable[[Ask], Ans
     return asyncio.run(run())
 
 
+def every_pair(settings: Settings) -> Settings:
+    """Every pair is computed and comes back: what is measured must not come from the score cache, nor be left out."""
+    return settings.model_copy(update={"cache_entries": 0, "min_score": None, "min_probability": None})
+
+
 @contextmanager
 def in_process(scorer: Scorer, settings: Settings) -> Iterator[Reranker]:
-    """Of an event loop, until the block ends.
-
-    Every pair is computed and comes back: what is measured here must not come from the score cache, nor be left out.
-    """
-    every = settings.model_copy(update={"cache_entries": 0, "min_score": None, "min_probability": None})
-    reranker = Reranker(scorer, every, Metrics())
+    """Of an event loop, until the block ends."""
+    reranker = Reranker(scorer, every_pair(settings), Metrics())
     try:
         yield reranker
     finally:

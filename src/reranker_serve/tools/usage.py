@@ -40,9 +40,14 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
     try:
         rows = report(path, since, until, arguments.by)
     except sqlite3.Error as error:
-        raise SettingsError(f"{path} cannot be read as a file of usage: {error}") from None
+        hint = "; SQLite writes beside what it reads: copy the file to a folder of yours" if _is_closed(error) else ""
+        raise SettingsError(f"{path} cannot be read as a file of usage: {error}{hint}") from None
     print(json.dumps(rows, indent=2) if arguments.json else table(rows) or f"no usage from {since} to {until}")
     return 0
+
+
+def _is_closed(error: sqlite3.Error) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY)
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:

@@ -96,16 +96,23 @@ def check(job: Job) -> None:
     if job.output.suffix == TABLE:
         require("pyarrow", "parquet")
     if job.output.exists() and not job.journal.exists():
-        raise StartupError(f"{job.output} is there already: remove it, or choose another name")
+        raise _there_already(job)
     # What is wrong with the first line is wrong with all, mostly.
     first = next((row for batch in job.lines.batches(texts_only=True) for row in batch.rows), None)
     if first and first.problem:
         raise StartupError(f"{job.lines.path} line {first.number}: {first.problem}")
 
 
+def _there_already(job: Job) -> StartupError:
+    return StartupError(f"{job.output} is there already: remove it, or choose another name")
+
+
 def score_file(job: Job, scorer: Scorer, settings: Settings) -> int:
     """From where it was left. Returns and raises what `run` does."""
     with Journal(job.journal, _header(scorer, settings, job.options)) as journal:
+        if journal.is_new and job.output.exists():  # another process completed it while the model was loaded
+            journal.path.unlink()
+            raise _there_already(job)
         try:
             asyncio.run(_score(job, scorer, settings, journal))
         except KeyboardInterrupt:
@@ -180,6 +187,8 @@ def _write(job: Job, journal: Journal) -> _Written:
             if len(outcomes) < len(batch.rows):
                 raise StartupError(f"{job.lines.path} has more lines than when it was read: the same command goes on")
             file.write(batch, outcomes)
+        for checksum, _ in known:
+            journal.check(None, checksum)
     return written
 
 

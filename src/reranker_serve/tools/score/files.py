@@ -5,12 +5,13 @@ from __future__ import annotations
 import gzip
 import os
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
 from reranker_serve.errors import StartupError
 from reranker_serve.tools.score.lines import LineSource, LineTarget, Source, Target
+from reranker_serve.tools.score.rows import PROBLEM
 from reranker_serve.tools.score.tables import TableSource, tables
 
 LINES = (".jsonl", ".ndjson", ".json")
@@ -22,13 +23,16 @@ _COMPRESSION = 3
 
 def check_name(path: Path) -> None:
     """Raises `StartupError` if the name tells no format that is known."""
-    if path.suffix != TABLE and path.with_suffix("" if path.suffix == ".gz" else path.suffix).suffix not in LINES:
+    unpacked = path.with_suffix("") if path.suffix == ".gz" else path
+    if path.suffix != TABLE and unpacked.suffix not in LINES:
         raise StartupError(f"{path} should end in {_KINDS}")
 
 
 def source(path: Path, score: str) -> Source:
     """Raises `StartupError`."""
     check_name(path)
+    if score == PROBLEM:
+        raise StartupError(f"--score-name {score}: that tells why there is no score, choose another name")
     return TableSource.open(path, score) if path.suffix == TABLE else LineSource(path, score)
 
 
@@ -45,6 +49,9 @@ def target(path: Path, of: Source, drop_texts: bool) -> Iterator[Target]:
         unfinished.replace(path)
     except OSError as error:
         raise StartupError(f"{path} cannot be written: {error.strerror or error}") from None
+    finally:
+        with suppress(OSError):  # else a disk that is full would stay so
+            unfinished.unlink(missing_ok=True)
 
 
 def _writer(path: Path, file: IO[bytes], of: Source, drop_texts: bool) -> AbstractContextManager[Target]:

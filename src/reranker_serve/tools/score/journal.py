@@ -20,13 +20,14 @@ from reranker_serve.tools.score.rows import Outcome, Row
 
 
 class Journal:
-    """Begins one, or goes on with the one that is there. `header` is a JSON object of all that changes a score.
+    """Begins one (`is_new`), or goes on with the one that is there. `header` is an object of all that changes a score.
 
     Raises `StartupError` with one line if another process is at it, or if it was begun with another header.
     """
 
     def __init__(self, path: Path, header: Mapping[str, Any]) -> None:
         self.path = path
+        self.is_new = False
         try:
             self._file = _opened(path)
             self._recover(json.loads(json.dumps(header)))
@@ -54,12 +55,24 @@ class Journal:
             raise self._failed(error) from None
 
     def outcomes(self) -> Iterator[tuple[int, Outcome]]:
-        """Checksum and outcome of each row that was there when it was opened, and that was added since."""
-        with self.path.open("rb") as lines:
-            next(lines)
-            for line in lines:
-                checksum, *found = json.loads(line)
-                yield checksum, found[0] if found and isinstance(found[0], str) else tuple(found)
+        """Checksum and outcome of each row that was there when it was opened, and that was added since.
+
+        Raises `StartupError` where it cannot be read.
+        """
+        try:
+            with self.path.open("rb") as lines:
+                for number, line in enumerate(lines, 1):
+                    if number > 1:
+                        yield self._outcome(number, line)
+        except OSError as error:
+            raise StartupError(f"{self.path} cannot be read: {error.strerror or error}") from None
+
+    def _outcome(self, number: int, line: bytes) -> tuple[int, Outcome]:
+        try:
+            checksum, *found = json.loads(line)
+        except (ValueError, TypeError):
+            raise StartupError(f"{self.path} line {number} is damaged: remove the file to begin anew") from None
+        return checksum, found[0] if found and isinstance(found[0], str) else tuple(found)
 
     def check(self, row: Row | None, checksum: int) -> None:
         """Raises `StartupError` unless this row was scored with that checksum."""
@@ -72,6 +85,7 @@ class Journal:
         self._file.seek(0)
         first = self._file.readline()
         if not first.endswith(b"\n"):
+            self.is_new = True
             self._file.truncate(0)
             self._file.write(_line(header))
             self._file.flush()
@@ -85,13 +99,17 @@ class Journal:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    file = path.open("a+b")
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.close()
-        raise StartupError(f"another process is scoring into {path}") from None
-    return file
+    while True:
+        file = path.open("a+b")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.close()
+            raise StartupError(f"another process is scoring into {path}") from None
+        with contextlib.suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                return file
+        file.close()  # of a process that was done with it just now, and removed it
 
 
 def _line(value: Any) -> bytes:

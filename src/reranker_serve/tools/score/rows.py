@@ -46,10 +46,11 @@ class Row:
 
     @property
     def checksum(self) -> int:
-        """Tells whether a score is this row's."""
-        checksum = zlib.crc32((self.problem or self.query).encode())
-        for text in self.texts:
-            checksum = zlib.crc32(text.encode(), checksum)
+        """Tells whether a score is this row's; of each text the length, too, so that none may move to another place."""
+        checksum = 0
+        for text in (self.problem or "", self.query, *self.texts):
+            own = text.encode()
+            checksum = zlib.crc32(own, zlib.crc32(len(own).to_bytes(8, "little"), checksum))
         return checksum
 
 
@@ -58,6 +59,11 @@ def score_name(field: str, score: str, listed: bool) -> str:
     `pos`, as training tools read them."""
     name = f"{score}s" if listed else score
     return name if field in DOCUMENTS else f"{field}_{name}"
+
+
+def what_to_do(taken: str) -> str:
+    """Where there is something of that name already."""
+    return "remove it" if taken == PROBLEM else "choose another name with --score-name"
 
 
 def row_of(number: int, value: Any, score: str) -> Row:
@@ -92,7 +98,7 @@ def _row(number: int, value: Any, score: str) -> Row:
         raise InvalidRequest("has no document, documents, positive or negative to score")
     taken = [name for name in (PROBLEM, *(field.scores for field, _ in found)) if name in value]
     if taken:
-        raise InvalidRequest(f"has a field {taken[0]} already: choose another name with --score-name")
+        raise InvalidRequest(f"has a field {taken[0]} already: {what_to_do(taken[0])}")
     texts = tuple(_readable(text) for _, own in found for text in own)
     return Row(number, _readable(query), texts, tuple(field for field, _ in found))
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -11,11 +12,22 @@ from typing import IO, Any
 from reranker_serve.errors import StartupError, reason
 from reranker_serve.judgments.extras import require
 from reranker_serve.tools.score.lines import Batch, Source, unreadable
-from reranker_serve.tools.score.rows import PROBLEM, QUERIES, TEXT_FIELDS, Outcome, Row, row_of, score_name, scored
+from reranker_serve.tools.score.rows import (
+    PROBLEM,
+    QUERIES,
+    TEXT_FIELDS,
+    Outcome,
+    Row,
+    row_of,
+    score_name,
+    scored,
+    what_to_do,
+)
 
 _BATCH = 256
 # What is written at once is read at once by others: a row group.
 _GROUP_BYTES = 64 * 1024 * 1024
+_KEPT = "the scores are kept if you rename the .part file alike"
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +37,14 @@ class TableBatch:
     share: float
 
     def objects(self) -> list[Any]:
-        values: list[Any] = self.table.to_pylist()
+        """Raises `StartupError` where Python has no such values: nanoseconds, years beyond 9999, text that is none."""
+        try:
+            values: list[Any] = self.table.to_pylist()
+        except (ValueError, OverflowError) as error:
+            raise StartupError(
+                f"lines {self.rows[0].number} to {self.rows[-1].number} cannot be told in JSON ({reason(error)}):"
+                f" write .parquet; {_KEPT}"
+            ) from None
         return values
 
 
@@ -42,9 +61,10 @@ class TableSource:
         """Raises `StartupError` where it is none, or has a column of that name."""
         with _reading(path):
             schema = _parquet().read_schema(path)
-        taken = [name for name in score_columns(schema, score) if name in schema.names]
-        if taken:
-            raise StartupError(f"{path} has a column {taken[0]} already: choose another name with --score-name")
+        twice = next((name for name, count in Counter(schema.names).items() if count > 1), None)
+        if twice is not None:
+            raise StartupError(f"{path} has two columns {twice}: rename one, or remove it")
+        score_columns(schema, score, of=str(path))
         return cls(path, score, schema)
 
     def batches(self, texts_only: bool = False) -> Iterator[TableBatch]:
@@ -63,8 +83,8 @@ def rows_of(table: Any, score: str, start: int = 1) -> list[Row]:
     return [row_of(number, value, score) for number, value in enumerate(texts.to_pylist(), start)]
 
 
-def score_columns(schema: Any, score: str) -> dict[str, Any]:
-    """Name and type of the columns that a table of this schema gets."""
+def score_columns(schema: Any, score: str, of: str = "the table") -> dict[str, Any]:
+    """Name and type of the columns that a table of this schema gets. Raises `StartupError` if it has one of them."""
     pa = arrow()
     lists = pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list
     columns = {}
@@ -72,7 +92,11 @@ def score_columns(schema: Any, score: str) -> dict[str, Any]:
         if name in TEXT_FIELDS and name not in QUERIES:
             listed = any(is_list(schema.field(name).type) for is_list in lists)
             columns[score_name(name, score, listed)] = _score_type(listed)
-    return columns | {PROBLEM: pa.string()}
+    columns[PROBLEM] = pa.string()
+    taken = next((name for name in columns if name in schema.names), None)
+    if taken is not None:
+        raise StartupError(f"{of} has a column {taken} already: {what_to_do(taken)}")
+    return columns
 
 
 def with_scores(table: Any, rows: Sequence[Row], outcomes: Sequence[Outcome], columns: Mapping[str, Any]) -> Any:
@@ -157,6 +181,9 @@ def _layout(of: Source) -> tuple[Any, dict[str, Any]]:
             schema = pa.unify_schemas([schema, own], promote_options="permissive")
             for row in batch.rows:
                 columns.update({each.scores: _score_type(each.listed) for each in row.fields})
+    taken = next((name for name in columns if name in schema.names), None)
+    if taken is not None:
+        raise _no_table(of.path, f"one has a field {taken} already")
     return schema, columns | {PROBLEM: pa.string()}
 
 
@@ -168,7 +195,7 @@ def _fields(value: Any) -> dict[str, Any]:
 def _reading(path: Path) -> Iterator[None]:
     try:
         yield
-    except (OSError, arrow().ArrowException) as error:
+    except (OSError, ValueError, arrow().ArrowException) as error:
         raise unreadable(path, error) from None
 
 
@@ -176,8 +203,9 @@ def _reading(path: Path) -> Iterator[None]:
 def _fitting(path: Path) -> Iterator[None]:
     try:
         yield
-    except (arrow().ArrowException, OverflowError) as error:
-        raise StartupError(
-            f"the lines of {path} make no table ({reason(error)}): write .jsonl; the scores are kept if you rename the"
-            " .part file alike"
-        ) from None
+    except (arrow().ArrowException, OverflowError, UnicodeEncodeError) as error:
+        raise _no_table(path, reason(error)) from None
+
+
+def _no_table(path: Path, why: str) -> StartupError:
+    return StartupError(f"the lines of {path} make no table ({why}): write .jsonl; {_KEPT}")
