@@ -169,7 +169,7 @@ def test_a_wrong_line_is_told_and_costs_the_others_nothing(
     assert first == last == GOOD | {"score": relevance(1)}
     assert wrong["score_error"].startswith(why)
     told = capsys.readouterr().err
-    assert "1 lines have no score, `score_error` tells why; the first is line 2: " + why in told
+    assert "lines without a score: 1; `score_error` tells why, and the first is line 2: " + why in told
 
 
 def test_a_wrong_first_line_ends_it_before_anything_is_scored(tmp_path: Path, output: Path) -> None:

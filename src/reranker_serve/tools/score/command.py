@@ -124,7 +124,8 @@ def score_file(job: Job, scorer: Scorer, settings: Settings) -> int:
     if not written.wrong:
         return 0
     print(
-        f"{written.wrong:,} lines have no score, `{PROBLEM}` tells why; the first is {written.first}", file=sys.stderr
+        f"lines without a score: {written.wrong:,}; `{PROBLEM}` tells why, and the first is {written.first}",
+        file=sys.stderr,
     )
     return SOME_WRONG
 
