@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -28,6 +29,18 @@ def fake_settings(**values: str) -> Settings:
     """Settings from these values alone."""
     environ = {f"RERANKER_{name.upper()}": value for name, value in values.items()}
     return load_settings(environ, env_file=Path("/nonexistent"))[0]
+
+
+@pytest.fixture(autouse=True)
+def logging_as_before() -> Iterator[None]:
+    """What a command sets up for its process is not to reach the tests after it."""
+    root, own = logging.getLogger(), logging.getLogger("reranker_serve")
+    handlers, levels = set(root.handlers), (root.level, own.level)
+    yield
+    for handler in set(root.handlers) - handlers:
+        root.removeHandler(handler)
+    root.setLevel(levels[0])
+    own.setLevel(levels[1])
 
 
 @pytest.fixture
