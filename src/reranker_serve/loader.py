@@ -13,7 +13,7 @@ from reranker_serve.backends import device as policy
 from reranker_serve.backends.cpu import cores, nodes
 from reranker_serve.collection import no_collections
 from reranker_serve.engine.kinds import PlacedBackend
-from reranker_serve.errors import ModelError, OutOfMemory
+from reranker_serve.errors import OutOfMemory
 from reranker_serve.families.registry import build_family, read_checkpoint
 from reranker_serve.model_files.find import opened
 from reranker_serve.model_files.folders import ModelFiles
@@ -103,10 +103,6 @@ def _cpu_lanes(settings: Settings, threads: int) -> list[nodes.Cores | None]:
     own = nodes.own_cores()
     there = nodes.by_node(own)
     lanes = settings.cpu_lanes or (len(there) if threads == len(own) else 1)
-    if lanes > max(1, threads):
-        raise ModelError(
-            f"RERANKER_CPU_LANES={lanes}, but there are {threads} thread(s) to compute with: set that at most"
-        )
     return nodes.divide(there, lanes) if lanes > 1 else [None]
 
 

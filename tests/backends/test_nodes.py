@@ -102,3 +102,8 @@ def test_two_lanes_compute_what_one_does_each_on_its_node(tmp_path: Path, monkey
 def test_more_lanes_than_threads_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"RERANKER_CPU_LANES=2, but there are 1 thread"):
         load_scorer(save_cross_encoder("bert", tmp_path), cpu_lanes="2", cpu_threads="1")
+
+
+def test_lanes_of_a_cpu_keep_nobody_from_a_gpu(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"torch sees \d+ CUDA"):
+        load_scorer(save_cross_encoder("bert", tmp_path), device="cuda:99", cpu_lanes="2", cpu_threads="1")

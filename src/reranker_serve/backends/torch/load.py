@@ -50,6 +50,10 @@ def load(
     if device in (None, "cuda") and len(devices) < machine.cuda_devices:
         logger.warning("computing on %s alone: other GPUs here are of another kind", ",".join(devices))
     on_cpu = devices == ("cpu",)
+    if on_cpu and len(cpu_lanes) > max(1, threads):
+        raise ModelError(
+            f"RERANKER_CPU_LANES={len(cpu_lanes)}, but there are {threads} thread(s) to compute with: set that at most"
+        )
     places = [policy.Place("cpu", cores) for cores in cpu_lanes] if on_cpu else [policy.Place(one) for one in devices]
     torch.set_num_threads(max(1, threads // len(places)) if on_cpu else threads)
     precisions = policy.choose_precisions(devices, half_precision, stored_precision(checkpoint), machine)
